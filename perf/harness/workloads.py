@@ -1,0 +1,99 @@
+"""What is asked of every server: the workloads, and the ratios issue 2 demands of them."""
+
+from dataclasses import dataclass
+
+# Connections of the idle workload, and how long they rest before memory is read.
+IDLE_CONNECTIONS = 8000
+IDLE_REST_S = 30
+
+# One download or upload: 10 MB (1 GB = 10^9 bytes throughout).
+BULK_BYTES = 10_000_000
+
+# Names there are in the PKI; those of a mutual workload take turns.
+HOSTS = 10
+
+US_PER_OP = "us/op"
+S_PER_GB = "s/GB"
+KIB_PER_CONNECTION = "KiB/connection"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One row of the table."""
+
+    name: str
+    title: str
+    work: str  # the load generator's word: full, resumed, download, upload, idle; or wrk
+    concurrency: int
+    unit: str = US_PER_OP
+    key: str = "p256"
+    mutual: bool = False
+    hosts: int = 1
+    tls: str = "1.3"
+    path: str = "/1k"
+    # At most this much of nginx and of the baseline (issue 2, section 7); None: shown without a target.
+    of_nginx: float | None = None
+    of_baseline: float | None = None
+
+    @property
+    def bulk(self):
+        """Whether buffers of 64 KiB are given to the servers that let one choose."""
+        return self.unit == S_PER_GB
+
+
+ALL = [
+    Workload(
+        "full-p256", "full handshake + GET + close, P-256", "full", 32, of_nginx=0.45, of_baseline=0.90
+    ),
+    Workload("full-rsa", "the same, RSA-2048", "full", 32, key="rsa"),
+    Workload("full-tls12", "the same, P-256, TLS 1.2", "full", 32, tls="1.2"),
+    Workload(
+        "full-mutual",
+        "full mutual handshake + GET + close, 10 hostnames",
+        "full",
+        32,
+        mutual=True,
+        hosts=HOSTS,
+        of_nginx=0.42,
+        of_baseline=0.93,
+    ),
+    Workload("resumed", "resumed handshake + GET + close", "resumed", 32),
+    Workload(
+        "resumed-mutual",
+        "resumed mutual handshake + GET + close, 10 hostnames",
+        "resumed",
+        32,
+        mutual=True,
+        hosts=HOSTS,
+        of_nginx=0.38,
+        of_baseline=0.88,
+    ),
+    Workload("keepalive", "keep-alive GET of 1 KiB, wrk", "wrk", 64, of_nginx=0.75, of_baseline=1.00),
+    Workload(
+        "download",
+        "10 MB downloads",
+        "download",
+        8,
+        unit=S_PER_GB,
+        path="/10m",
+        of_nginx=0.70,
+        of_baseline=0.95,
+    ),
+    Workload("upload", "10 MB uploads", "upload", 8, unit=S_PER_GB, path="/upload"),
+    Workload(
+        "idle",
+        "memory per idle mutual connection",
+        "idle",
+        32,
+        unit=KIB_PER_CONNECTION,
+        mutual=True,
+        hosts=HOSTS,
+        of_nginx=0.45,
+        of_baseline=0.45,
+    ),
+]
+
+BY_NAME = {workload.name: workload for workload in ALL}
+
+# TLS 1.2 is there for the asking (`--workloads full-tls12`); the issue's table does not hold it.
+DEFAULT = [workload.name for workload in ALL if workload.name != "full-tls12"]

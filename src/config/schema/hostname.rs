@@ -1,0 +1,192 @@
+//! `[[hostname]]` and `[hostname.client_auth]`.
+
+use std::path::PathBuf;
+
+use super::origin::{OriginReference, reference};
+use super::rule::{RULE_KEYS, rules};
+use super::tls::{cipher_suites, min_version};
+use crate::config::reader::{Table, Value, quote};
+use crate::config::report::Place;
+use crate::config::types::{CertificateFiles, ClientAuthFiles, Rule};
+use crate::registry::{ClientAuthMode, Mode, Name, TlsVersion};
+
+pub const HOSTNAME_KEYS: &[&str] = &[
+    "name",
+    "certificate",
+    "private_key",
+    "origin",
+    "mode",
+    "default",
+    "min_version",
+    "cipher_suites",
+    "alpn",
+    "client_auth",
+    "rule",
+];
+pub const CLIENT_AUTH_KEYS: &[&str] = &["mode", "ca", "allow_expired_ca", "send_ca_names"];
+
+/// The longest name of an ALPN protocol (RFC 7301 section 3.1: a length of one byte).
+const ALPN_BYTES_MAX: usize = 255;
+
+/// The most protocols one hostname may offer: each is compared with each of the client's.
+const ALPN_MAX: usize = 16;
+
+/// The most certificates one hostname may have: one for each kind of key clients differ in, with room.
+const CERTIFICATES_MAX: usize = 8;
+
+/// A hostname as its own table tells it; what other tables and files say is added when all are read.
+pub struct HostnameDraft {
+    pub place: Place,
+    pub names: Vec<(Name, Place)>,
+    pub certificates: Vec<CertificateFiles>,
+    pub origin: Option<(OriginReference, Place)>,
+    pub mode: Option<Mode>,
+    /// Where `default = true` is.
+    pub default: Option<Place>,
+    pub min_version: Option<(TlsVersion, Place)>,
+    pub cipher_suites: Option<(Vec<String>, Place)>,
+    pub alpn: Vec<Vec<u8>>,
+    pub client_auth: ClientAuthFiles,
+    pub rules: Vec<Rule>,
+}
+
+/// `[[hostname]]`
+pub fn hostname(table: &Table<'_>) -> HostnameDraft {
+    let names = table.require("name", "the hostname clients ask for, as in \"pay.acme.example\"");
+    let mode = table.require("mode", "how bytes are forwarded; only mode = \"tcp\" is built yet").and_then(mode);
+    let origin = table.require("origin", "the name of an [origin.NAME] table, or a URL as in \"tcp://10.0.0.5:8080\"");
+    let client_auth = client_auth(table);
+    let rule_tables = table.get("rule").map(|value| value.tables("[[hostname.rule]]", RULE_KEYS)).unwrap_or_default();
+    HostnameDraft {
+        place: table.place(),
+        names: names.map(self::names).unwrap_or_default(),
+        certificates: certificates(table),
+        origin: origin.and_then(|value| Some((reference(value)?, value.place()))),
+        mode,
+        default: table.get("default").filter(|value| value.boolean() == Some(true)).map(|value| value.place()),
+        min_version: table.get("min_version").and_then(|value| Some((min_version(value)?, value.place()))),
+        cipher_suites: table.get("cipher_suites").map(|value| (cipher_suites(value), value.place())),
+        alpn: table.get("alpn").map(alpn).unwrap_or_default(),
+        rules: rules(rule_tables, mode, client_auth.mode),
+        client_auth,
+    }
+}
+
+fn names(value: Value<'_>) -> Vec<(Name, Place)> {
+    let mut names = Vec::new();
+    for element in value.one_or_more() {
+        let Some(text) = element.string() else { continue };
+        match Name::parse_record(text) {
+            Ok(name) => names.push((name, element.place())),
+            Err(error) => element.error(format!("is {}: {error}", quote(text))),
+        }
+    }
+    names
+}
+
+fn mode(value: Value<'_>) -> Option<Mode> {
+    match value.string()? {
+        "tcp" => Some(Mode::Tcp),
+        mode @ ("http" | "passthrough") => {
+            value.error(format!("= \"{mode}\" is not built yet; only \"tcp\" is: decrypted bytes, as they come"));
+            None
+        }
+        other => {
+            value.error(format!("must be \"tcp\", not {}", quote(other)));
+            None
+        }
+    }
+}
+
+/// Pairs certificates with their keys. Without `private_key` each certificate's file holds its key too.
+fn certificates(table: &Table<'_>) -> Vec<CertificateFiles> {
+    let Some(value) = table.require("certificate", "the PEM file of its certificate chain, leaf first") else {
+        return Vec::new();
+    };
+    let certificates = value.one_or_more();
+    if certificates.len() > CERTIFICATES_MAX {
+        value.error(format!("names {} files; a hostname has at most {CERTIFICATES_MAX}", certificates.len()));
+    }
+    let files = |values: &[Value<'_>]| -> Vec<(Option<PathBuf>, Place)> {
+        values.iter().map(|value| (value.path(), value.place())).collect()
+    };
+    let chains = files(&certificates);
+    let keys = match table.get("private_key") {
+        None => chains.clone(),
+        Some(value) => {
+            let keys = value.one_or_more();
+            if keys.len() != certificates.len() {
+                value.error(format!(
+                    "names {} and certificate names {}: give one key for each certificate, in the same order, or leave \
+                     private_key out if each certificate's file holds its key",
+                    count(keys.len()),
+                    count(certificates.len()),
+                ));
+            }
+            files(&keys)
+        }
+    };
+    let pairs = chains.into_iter().zip(keys);
+    let pairs = pairs.filter_map(|((certificate, place), (private_key, _))| {
+        Some(CertificateFiles { place, certificate: certificate?, private_key: private_key? })
+    });
+    pairs.collect()
+}
+
+fn count(files: usize) -> String {
+    if files == 1 { "one file".to_owned() } else { format!("{files} files") }
+}
+
+fn alpn(value: Value<'_>) -> Vec<Vec<u8>> {
+    let mut protocols: Vec<Vec<u8>> = Vec::new();
+    let elements = value.list().unwrap_or_default();
+    if elements.len() > ALPN_MAX {
+        value.error(format!("has {} protocols; a hostname offers at most {ALPN_MAX}", elements.len()));
+    }
+    for element in elements {
+        let Some(text) = element.string() else { continue };
+        if text.is_empty() || text.len() > ALPN_BYTES_MAX {
+            element.error(format!(
+                "must be protocol names of 1 to {ALPN_BYTES_MAX} bytes, as in \"h2\", not {}",
+                quote(text)
+            ));
+        } else if protocols.iter().any(|protocol| protocol == text.as_bytes()) {
+            element.error(format!("names {} twice", quote(text)));
+        }
+        protocols.push(text.as_bytes().to_vec());
+    }
+    protocols
+}
+
+/// `[hostname.client_auth]`. The table must say its mode: an `off` that nobody wrote would open the door without a word.
+fn client_auth(hostname: &Table<'_>) -> ClientAuthFiles {
+    let mut auth =
+        ClientAuthFiles { mode: ClientAuthMode::Off, ca: Vec::new(), allow_expired_ca: false, send_ca_names: false };
+    let table = hostname.get("client_auth");
+    let Some(table) = table.and_then(|value| value.table("[hostname.client_auth]", CLIENT_AUTH_KEYS)) else {
+        return auth;
+    };
+    let modes =
+        [("off", ClientAuthMode::Off), ("request", ClientAuthMode::Request), ("require", ClientAuthMode::Require)];
+    let mode = table.require("mode", "\"off\", \"request\" or \"require\"").and_then(|value| value.choice(&modes));
+    if let Some(mode) = mode {
+        auth.mode = mode;
+    }
+    if let Some(value) = table.get("ca") {
+        let elements = value.one_or_more();
+        auth.ca = elements.iter().filter_map(|element| Some((element.path()?, element.place()))).collect();
+        if mode == Some(ClientAuthMode::Off) {
+            value.error("is given, but mode is \"off\" and no client is asked; set mode = \"require\" or remove ca");
+        }
+    } else if mode.is_some_and(|mode| mode != ClientAuthMode::Off) {
+        table.error(format!("{} needs the key \"ca\": the PEM files of the CAs whose clients may pass", table.title));
+    }
+    for (key, flag) in [("allow_expired_ca", &mut auth.allow_expired_ca), ("send_ca_names", &mut auth.send_ca_names)] {
+        let Some(value) = table.get(key) else { continue };
+        *flag = value.boolean() == Some(true);
+        if *flag && mode == Some(ClientAuthMode::Off) {
+            value.error("has no meaning with mode = \"off\"; remove it");
+        }
+    }
+    auth
+}

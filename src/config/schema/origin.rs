@@ -1,0 +1,223 @@
+//! `[origin.NAME]`, and the URLs of origins.
+//!
+//! | URL | meaning |
+//! |---|---|
+//! | `tcp://HOST:PORT` | TCP to a name, an IPv4 address or a bracketed IPv6 address |
+//! | `unix:PATH` | a Unix-domain stream socket; the path is relative to the file that names it |
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::settings::SOCKET_PATH_BYTES_MAX;
+use crate::config::reader::{Value, quote};
+use crate::registry::{Name, Origin, OriginAddress};
+
+pub const ORIGIN_KEYS: &[&str] = &["url", "connect_timeout", "proxy_protocol"];
+
+/// The bound on one attempt to connect, unless told otherwise.
+const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
+
+/// From a neighbour in the rack to the longest that a client waits.
+const CONNECT_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(300);
+
+/// The most addresses one origin may have: every worker tries them in turn, and a client that waits for more of them to
+/// fail has long gone.
+const ADDRESSES_MAX: usize = 64;
+
+/// The longest name of an origin, in bytes; it is a label in metrics.
+const NAME_BYTES_MAX: usize = 64;
+
+/// Schemes of issues to come, so that the error can say that they are known.
+const SCHEMES_NOT_BUILT: [&str; 3] = ["http", "https", "h2c"];
+
+/// `[origin.NAME]`
+pub fn origin(value: Value<'_>) -> Option<Arc<Origin>> {
+    let name = value.key;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(plain) {
+        let remedy = format!("is not a name: up to {NAME_BYTES_MAX} letters, digits, hyphens, underscores and dots");
+        value.error(remedy);
+        return None;
+    }
+    let table = value.table(format!("[origin.{name}]"), ORIGIN_KEYS)?;
+    let mut origin = Origin {
+        name: name.to_owned(),
+        addresses: Vec::new(),
+        connect_timeout: CONNECT_TIMEOUT_DEFAULT,
+        proxy_protocol: false,
+    };
+    if let Some(url) = table.require("url", "where its connections go, as in \"tcp://10.0.0.5:8080\"") {
+        let elements = url.one_or_more();
+        if elements.len() > ADDRESSES_MAX {
+            url.error(format!("has {} addresses; an origin has at most {ADDRESSES_MAX}", elements.len()));
+        }
+        for element in elements {
+            let Some(address) = address(element) else { continue };
+            if origin.addresses.contains(&address) {
+                element.error("names the same address twice");
+            }
+            origin.addresses.push(address);
+        }
+    }
+    if let Some(timeout) = table.get("connect_timeout").and_then(|value| value.duration(&CONNECT_TIMEOUT)) {
+        origin.connect_timeout = timeout;
+    }
+    if let Some(value) = table.get("proxy_protocol") {
+        origin.proxy_protocol = value.choice(&[("off", false), ("v2", true)]).unwrap_or(false);
+    }
+    Some(Arc::new(origin))
+}
+
+/// What `hostname.origin` says: the name of a table, or a URL that is an origin of its own with every default.
+pub enum OriginReference {
+    Named(String),
+    Url(Arc<Origin>),
+}
+
+/// `hostname.origin`
+pub fn reference(value: Value<'_>) -> Option<OriginReference> {
+    let text = value.string()?;
+    // A name has no colon, a URL always has one.
+    if !text.contains(':') {
+        return Some(OriginReference::Named(text.to_owned()));
+    }
+    let address = address(value)?;
+    // The name is the key of the origin's state, so it comes from the address: relative paths of two files are two origins,
+    // two spellings of one address are one.
+    let name = match &address {
+        OriginAddress::Tcp { host, port } if host.contains(':') => format!("tcp://[{host}]:{port}"),
+        OriginAddress::Tcp { host, port } => format!("tcp://{host}:{port}"),
+        OriginAddress::Unix(path) => format!("unix:{}", path.display()),
+    };
+    Some(OriginReference::Url(Arc::new(Origin {
+        name,
+        addresses: vec![address],
+        connect_timeout: CONNECT_TIMEOUT_DEFAULT,
+        proxy_protocol: false,
+    })))
+}
+
+fn address(value: Value<'_>) -> Option<OriginAddress> {
+    let text = value.string()?;
+    match parse_url(text) {
+        Ok(OriginAddress::Unix(path)) => {
+            let path = value.directory().join(path);
+            if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+                value.error(format!(
+                    "has the path of a Unix-domain socket of more than {SOCKET_PATH_BYTES_MAX} bytes: {}",
+                    quote(text)
+                ));
+                return None;
+            }
+            Some(OriginAddress::Unix(path))
+        }
+        Ok(address) => Some(address),
+        Err(reason) => {
+            value.error(format!("is {}: {reason}", quote(text)));
+            None
+        }
+    }
+}
+
+/// Reads the URL of an origin.
+fn parse_url(text: &str) -> Result<OriginAddress, String> {
+    const EXAMPLES: &str = "write \"tcp://10.0.0.5:8080\" or \"unix:/run/app.sock\"";
+    if let Some(path) = text.strip_prefix("unix:") {
+        // Both unix:/run/app.sock and unix:///run/app.sock are in use; a host between the slashes is not.
+        let path = match path.strip_prefix("//") {
+            Some(rest) if rest.starts_with('/') => rest,
+            Some(_) => return Err(format!("the path of a socket must follow the colon; {EXAMPLES}")),
+            None => path,
+        };
+        if path.is_empty() || path.contains(char::is_control) {
+            return Err(format!("the path of a socket must follow the colon; {EXAMPLES}"));
+        }
+        return Ok(OriginAddress::Unix(PathBuf::from(path)));
+    }
+    let Some(authority) = text.strip_prefix("tcp://") else {
+        let scheme = text.split(':').next().unwrap_or_default();
+        if SCHEMES_NOT_BUILT.contains(&scheme) {
+            return Err(format!("the scheme {scheme} is not built yet; with mode = \"tcp\", {EXAMPLES}"));
+        }
+        return Err(format!("an origin's scheme is tcp or unix; {EXAMPLES}"));
+    };
+    if authority.contains(['/', '?', '#', '@']) {
+        return Err(format!("only a host and a port may follow tcp://; {EXAMPLES}"));
+    }
+    let (host, port) = authority.rsplit_once(':').ok_or_else(|| format!("the port is missing; {EXAMPLES}"))?;
+    let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+    let port = port.parse::<u16>().ok().filter(|port| digits && *port != 0);
+    let port = port.ok_or("the port must be a number between 1 and 65535")?;
+    Ok(OriginAddress::Tcp { host: parse_host(host)?, port })
+}
+
+/// An IP address in its canonical text, or a hostname in its normalised form.
+fn parse_host(host: &str) -> Result<String, String> {
+    if let Some(inside) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        let address = inside.parse::<IpAddr>().ok().filter(IpAddr::is_ipv6);
+        return address
+            .map(|ip| ip.to_string())
+            .ok_or_else(|| "there is no IPv6 address between the brackets".to_owned());
+    }
+    if host.contains(':') {
+        return Err("an IPv6 address must be in brackets, as in \"tcp://[::1]:8080\"".to_owned());
+    }
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(address.to_string());
+    }
+    match Name::parse_record(host) {
+        Ok(name) if name.is_wildcard() => Err("an origin's host must not be a wildcard".to_owned()),
+        Ok(name) => Ok(name.as_str().to_owned()),
+        // The general text says that clients never send addresses, which is beside the point here.
+        Err(crate::registry::name::NameError::IpAddress) => Err("the host is neither an address nor a name".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(host: &str, port: u16) -> Result<OriginAddress, String> {
+        Ok(OriginAddress::Tcp { host: host.to_owned(), port })
+    }
+
+    #[test]
+    fn urls_are_read() {
+        assert_eq!(parse_url("tcp://10.0.0.5:8080"), tcp("10.0.0.5", 8080));
+        assert_eq!(parse_url("tcp://[2001:DB8:0::1]:1"), tcp("2001:db8::1", 1));
+        assert_eq!(parse_url("tcp://App.Internal.:65535"), tcp("app.internal", 65535));
+        assert_eq!(parse_url("unix:/run/app.sock"), Ok(OriginAddress::Unix("/run/app.sock".into())));
+        assert_eq!(parse_url("unix:///run/app.sock"), Ok(OriginAddress::Unix("/run/app.sock".into())));
+        assert_eq!(parse_url("unix:app.sock"), Ok(OriginAddress::Unix("app.sock".into())));
+    }
+
+    #[test]
+    fn what_is_no_url_says_why() {
+        for (text, part) in [
+            ("http://10.0.0.5:80", "not built yet"),
+            ("h2c://10.0.0.5:80", "not built yet"),
+            ("ftp://10.0.0.5:80", "scheme is tcp or unix"),
+            ("10.0.0.5:80", "scheme is tcp or unix"),
+            ("tcp://10.0.0.5", "port is missing"),
+            ("tcp://10.0.0.5:0", "between 1 and 65535"),
+            ("tcp://10.0.0.5:+80", "between 1 and 65535"),
+            ("tcp://10.0.0.5:65536", "between 1 and 65535"),
+            ("tcp://10.0.0.5:80/", "only a host and a port"),
+            ("tcp://user@10.0.0.5:80", "only a host and a port"),
+            ("tcp://::1:80", "in brackets"),
+            ("tcp://[10.0.0.5]:80", "no IPv6 address"),
+            ("tcp://*.example:80", "wildcard"),
+            ("tcp://10.0.5:80", "neither an address nor a name"),
+            ("tcp://a b:80", "letters, digits"),
+            ("unix:", "follow the colon"),
+            ("unix://host/run/app.sock", "follow the colon"),
+        ] {
+            let error = parse_url(text).expect_err(text);
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

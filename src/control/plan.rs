@@ -1,0 +1,195 @@
+//! From a configuration to workers: how many, where, with which settings; and what a reload cannot change. Pure.
+
+use crate::config::{self, Config, Workers};
+use crate::telemetry::log::Level;
+use crate::tls;
+use crate::worker::WorkerConfig;
+
+/// One configuration a worker.
+///
+/// Workers are pinned one to a CPU. More workers than CPUs are not pinned at all: two on one CPU would wait for each
+/// other while the scheduler could do better.
+///
+/// # Errors
+/// Says which CPU of `server.cpus` this process may not use.
+pub fn workers(config: &Config, allowed_cpus: &[usize], open_files: Option<u64>) -> Result<Vec<WorkerConfig>, String> {
+    let cpus = config.server.cpus.as_deref().unwrap_or(allowed_cpus);
+    if let Some(cpu) = cpus.iter().find(|cpu| !allowed_cpus.contains(cpu)) {
+        let allowed = allowed_cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+        return Err(format!(
+            "server.cpus names CPU {cpu}, which this process may not use (allowed: {allowed}); change server.cpus, or \
+             the affinity it is started with (taskset, CPUAffinity= in the unit)"
+        ));
+    }
+    let count = match config.server.workers {
+        Workers::Auto => cpus.len().max(1),
+        Workers::Count(count) => count,
+    };
+    let pinned = count <= cpus.len();
+    let connections_max = config.limits.connections_per_worker.min(connections_within(open_files, count));
+    let plan = |index| worker(config, index, cpus.get(index).copied().filter(|_| pinned), connections_max);
+    Ok((0..count).map(plan).collect())
+}
+
+/// Descriptors kept for what is not a client: rings, listeners, the admin server's 2 x 64 connections, files of a reload.
+const DESCRIPTORS_RESERVED: u64 = 192;
+
+/// How many client connections a worker may have so that the process never runs out of descriptors: each takes two, its own
+/// and its origin's. Otherwise a flood would keep reloads from reading their files, and so withdrawn clients in.
+fn connections_within(open_files: Option<u64>, workers: usize) -> usize {
+    let Some(open_files) = open_files else { return usize::MAX };
+    // A very small limit is split in half.
+    let for_clients = open_files.saturating_sub(DESCRIPTORS_RESERVED).max(open_files / 2);
+    usize::try_from(for_clients / 2).unwrap_or(usize::MAX).div_euclid(workers.max(1)).max(1)
+}
+
+fn worker(config: &Config, index: usize, cpu: Option<usize>, connections_max: usize) -> WorkerConfig {
+    let Config { tls, limits, cache, .. } = config;
+    WorkerConfig {
+        index,
+        cpu,
+        provider: provider(tls.provider),
+        groups: tls.groups.iter().map(|group| group.name().to_owned()).collect(),
+        // The configuration has applied `tls.cipher_suites` to every record, so that a reload may change it.
+        cipher_suites: Vec::new(),
+        tickets: tls.tickets,
+        ticket_lifetime: tls.ticket_lifetime,
+        connections_max,
+        handshakes_max: limits.handshakes_per_worker,
+        handshake_timeout: limits.handshake_timeout,
+        tunnel_timeout: limits.tunnel_timeout,
+        drain_timeout: limits.drain_timeout,
+        tenants_bytes_max: usize::try_from(cache.tenants_per_worker).unwrap_or(usize::MAX),
+        misses_max: cache.misses_per_worker,
+    }
+}
+
+fn provider(provider: config::Provider) -> tls::Provider {
+    match provider {
+        config::Provider::AwsLcRs => tls::Provider::AwsLcRs,
+        config::Provider::Ring => tls::Provider::Ring,
+    }
+}
+
+/// The log's level.
+pub fn log_level(level: config::LogLevel) -> Level {
+    match level {
+        config::LogLevel::Error => Level::Error,
+        config::LogLevel::Warn => Level::Warn,
+        config::LogLevel::Info => Level::Info,
+        config::LogLevel::Debug => Level::Debug,
+    }
+}
+
+/// The keys that differ and are fixed for the life of the process: a reload that changes one is refused whole, because
+/// a configuration that is half in force is worse than the old one (DECISIONS 32).
+pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let (tls, limits, cache) = (&old.tls, &old.limits, &old.cache);
+    let changed = [
+        ("server.listen", old.server.listen != new.server.listen),
+        ("server.workers", old.server.workers != new.server.workers),
+        ("server.cpus", old.server.cpus != new.server.cpus),
+        ("server.state_dir", old.server.state_dir != new.server.state_dir),
+        ("admin.socket", old.admin.socket != new.admin.socket),
+        ("admin.listen", old.admin.listen != new.admin.listen),
+        ("tls.provider", tls.provider != new.tls.provider),
+        // What follows is part of each worker's own state since its start.
+        ("tls.groups", tls.groups != new.tls.groups),
+        ("tls.tickets", tls.tickets != new.tls.tickets),
+        ("tls.ticket_lifetime", tls.ticket_lifetime != new.tls.ticket_lifetime),
+        ("limits.connections_per_worker", limits.connections_per_worker != new.limits.connections_per_worker),
+        ("limits.handshakes_per_worker", limits.handshakes_per_worker != new.limits.handshakes_per_worker),
+        ("limits.handshake_timeout", limits.handshake_timeout != new.limits.handshake_timeout),
+        ("limits.tunnel_timeout", limits.tunnel_timeout != new.limits.tunnel_timeout),
+        ("limits.drain_timeout", limits.drain_timeout != new.limits.drain_timeout),
+        ("cache.tenants_per_worker", cache.tenants_per_worker != new.cache.tenants_per_worker),
+        ("cache.misses_per_worker", cache.misses_per_worker != new.cache.misses_per_worker),
+    ];
+    changed.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::config::{Admin, Cache, Group, Limits, Log, LogLevel, Provider, Server, Tls};
+    use crate::registry::TlsVersion;
+    use std::time::Duration;
+
+    /// A configuration with nothing to serve, for the tests of this room.
+    pub fn config() -> Config {
+        let second = Duration::from_secs(1);
+        Config {
+            files: vec![],
+            server: Server {
+                listen: vec!["127.0.0.1:0".parse().unwrap()],
+                workers: Workers::Auto,
+                cpus: None,
+                state_dir: "state".into(),
+            },
+            admin: Admin { socket: "admin.sock".into(), listen: None },
+            tls: Tls {
+                provider: Provider::AwsLcRs,
+                min_version: TlsVersion::V1_2,
+                groups: Group::ALL.to_vec(),
+                cipher_suites: vec![],
+                tickets: true,
+                ticket_lifetime: 3600 * second,
+            },
+            limits: Limits {
+                connections_per_worker: 1,
+                handshakes_per_worker: 1,
+                handshake_timeout: second,
+                drain_timeout: second,
+                tunnel_timeout: second,
+            },
+            cache: Cache { tenants_per_worker: 1, misses_per_worker: 1 },
+            log: Log { level: LogLevel::Info },
+            origins: vec![],
+            hostnames: vec![],
+            warnings: vec![],
+        }
+    }
+
+    fn cpus(config: &Config, allowed: &[usize]) -> Vec<Option<usize>> {
+        workers(config, allowed, None).unwrap().iter().map(|worker| worker.cpu).collect()
+    }
+
+    #[test]
+    fn a_worker_for_each_cpu_pinned_to_it() {
+        let mut config = config();
+        assert_eq!(cpus(&config, &[1, 3]), [Some(1), Some(3)]);
+        config.server.cpus = Some(vec![3]);
+        assert_eq!(cpus(&config, &[1, 3]), [Some(3)]);
+        config.server.workers = Workers::Count(1);
+        config.server.cpus = None;
+        assert_eq!(cpus(&config, &[1, 3]), [Some(1)]);
+        config.server.workers = Workers::Count(3);
+        assert_eq!(cpus(&config, &[1, 3]), [None; 3]);
+        config.server.cpus = Some(vec![2]);
+        assert!(workers(&config, &[1, 3], None).unwrap_err().contains("CPU 2"));
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_named_and_the_rest_is_not() {
+        let old = config();
+        let mut new = config();
+        new.log.level = LogLevel::Debug;
+        new.tls.cipher_suites = vec!["TLS13_AES_128_GCM_SHA256".into()];
+        assert!(needs_restart(&old, &new).is_empty());
+        new.server.listen.push("127.0.0.1:1".parse().unwrap());
+        new.tls.provider = Provider::Ring;
+        new.admin.listen = Some("127.0.0.1:2".parse().unwrap());
+        assert_eq!(needs_restart(&old, &new), ["server.listen", "admin.listen", "tls.provider"]);
+    }
+
+    #[test]
+    fn clients_never_take_the_last_descriptors() {
+        assert_eq!(connections_within(None, 4), usize::MAX);
+        assert_eq!(connections_within(Some(20_192), 2), 5_000);
+        for (open_files, workers) in [(80, 1), (300, 1), (1024, 2), (65_536, 8)] {
+            let taken = 2 * workers * connections_within(Some(open_files), workers);
+            assert!(taken as u64 <= open_files - open_files.min(2 * DESCRIPTORS_RESERVED) / 2, "{open_files}: {taken}");
+        }
+        assert_eq!(connections_within(Some(1), 8), 1);
+    }
+}

@@ -1,0 +1,89 @@
+//! One reload, from the file to the last worker's answer. Nothing changes before everything is known to be good (I10).
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::admin::ReloadResult;
+use super::assemble::{self, Assembled};
+use super::{plan, resolve};
+use crate::config::Config;
+use crate::registry::{Snapshot, origins};
+
+/// How long a reload waits for the names of new origins. Those not answered by then come with the next refresh.
+const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long workers may take to serve what was published. It takes them a turn; one that is stuck is reported, and it
+/// keeps serving the old state as long as it does anything.
+pub const APPLY_LIMIT: Duration = Duration::from_secs(10);
+
+/// Who waits for a reload's result; nobody does for SIGHUP.
+pub type Waiting = Vec<oneshot::Sender<ReloadResult>>;
+
+/// Where a reload stands.
+#[derive(Debug, Default)]
+pub enum Stage {
+    #[default]
+    Idle,
+    /// The files are being read on a thread of their own.
+    Loading,
+    /// Published; these workers have not answered yet.
+    Applying { generation: u64, workers: BTreeSet<usize>, deadline: Instant, warnings: Vec<String> },
+}
+
+/// The reload under way, and the one asked for meanwhile.
+#[derive(Debug, Default)]
+pub struct Reload {
+    pub stage: Stage,
+    pub waiting: Waiting,
+    /// Asked for while one was under way: the file may have changed since that one read it. Those who ask later join it.
+    pub next: Option<Waiting>,
+}
+
+/// A configuration that was read and found good, and what its new names resolved to.
+pub struct Loaded {
+    pub config: Config,
+    pub assembled: Assembled,
+    /// The names that were looked up: those nothing was known of.
+    pub asked: BTreeSet<String>,
+    pub answers: Vec<resolve::Answer>,
+}
+
+/// Reads the configuration on a thread of its own and looks its new origin names up.
+///
+/// # Errors
+/// Every problem, one line each.
+pub async fn load(
+    path: Arc<Path>,
+    current: Arc<Config>,
+    previous: Arc<Snapshot>,
+    known: BTreeSet<String>,
+) -> Result<Loaded, Vec<String>> {
+    let (sender, receiver) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("hostward-load".into());
+    let thread = thread.spawn(move || drop(sender.send(read(&path, &current, &previous))));
+    if let Err(error) = thread {
+        return Err(vec![format!("cannot start a thread to read the configuration: {error}")]);
+    }
+    let (config, assembled) =
+        receiver.await.unwrap_or_else(|_| Err(vec!["reading the configuration ended early".to_owned()]))?;
+    let names = origins::names_to_resolve(&assembled.snapshot);
+    let asked: BTreeSet<String> = names.difference(&known).cloned().collect();
+    let answers = resolve::look_up(asked.clone(), RESOLVE_LIMIT).await;
+    Ok(Loaded { config, assembled, asked, answers })
+}
+
+fn read(path: &Path, current: &Config, previous: &Snapshot) -> Result<(Config, Assembled), Vec<String>> {
+    let lines = |report: crate::config::Report| report.problems.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let config = crate::config::load(path).map_err(lines)?;
+    let fixed = plan::needs_restart(current, &config);
+    if !fixed.is_empty() {
+        let problem = |key| format!("{}: {key} changed, which needs a restart; nothing was changed", path.display());
+        return Err(fixed.into_iter().map(problem).collect());
+    }
+    let assembled = assemble::assemble(&config, Some(previous), previous.generation + 1).map_err(lines)?;
+    Ok((config, assembled))
+}

@@ -1,0 +1,470 @@
+//! The control loop: signals, reloads, what workers tell, what people ask, and the drain. Nothing in it blocks.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::signal::unix::Signal;
+use tokio::sync::mpsc;
+
+use super::admin::{Ask, OwnSocket, ReloadResult, Reloaded};
+use super::reload::{self, Loaded, Reload, Stage, Waiting};
+use super::scrape::{Busy, LastHistograms, Scrape, connections_open, workers_status};
+use super::{Failure, notify, plan, resolve};
+use crate::config::Config;
+use crate::registry::Snapshot;
+use crate::registry::origins;
+use crate::telemetry::Shard;
+use crate::telemetry::log::{Handle, Level, Value as Field};
+use crate::telemetry::metrics::ControlMetrics;
+use crate::worker::{Command, Event, Published, Worker};
+
+/// How often deadlines are looked at: the bound on how late the control plane acts on one.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How often the workers' busy time is sampled.
+const BUSY_SAMPLE_TICKS: u32 = 10;
+
+/// How long a refresh of all origin names may take.
+const REFRESH_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long beyond `limits.drain_timeout` workers may take to say that they are done; they end their own connections at
+/// that timeout.
+const DRAIN_GRACE: Duration = Duration::from_secs(5);
+
+/// How long stopped workers may take to end.
+const JOIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// Ticket keys are not replaced more often than this, however short tickets live.
+const ROTATION_MIN_S: u64 = 1;
+
+/// The signals that mean something.
+pub struct Signals {
+    pub hangup: Signal,
+    pub terminate: Signal,
+    pub interrupt: Signal,
+    pub user1: Signal,
+}
+
+/// Everything the loop listens to.
+pub struct Inbox {
+    pub signals: Signals,
+    pub events: mpsc::UnboundedReceiver<Event>,
+    pub asks: mpsc::Receiver<Ask>,
+    pub internal: mpsc::UnboundedReceiver<Internal>,
+}
+
+/// What the loop's own tasks bring back.
+pub enum Internal {
+    Loaded(Result<Box<Loaded>, Vec<String>>),
+    Refreshed(BTreeSet<String>, Vec<resolve::Answer>),
+}
+
+/// What the process is doing.
+#[derive(Debug)]
+pub enum Phase {
+    Serving,
+    /// No new connections; these workers still have some.
+    Draining {
+        workers: BTreeSet<usize>,
+        deadline: Instant,
+    },
+}
+
+/// Why the loop goes on or not.
+enum Flow {
+    On,
+    /// Stop the workers and end.
+    Stop,
+}
+
+/// The control plane's state. Owned by its loop alone.
+pub struct Control {
+    pub path: PathBuf,
+    pub config: Arc<Config>,
+    pub log: Handle,
+    pub workers: Vec<Worker>,
+    pub shards: Vec<Arc<Shard>>,
+    pub listen: Vec<SocketAddr>,
+    pub admin: Option<SocketAddr>,
+    pub own_socket: OwnSocket,
+    pub published: Arc<Published>,
+    pub names: resolve::Names,
+    pub phase: Phase,
+    pub reload: Reload,
+    pub histograms: LastHistograms,
+    pub busy: Busy,
+    pub metrics: ControlMetrics,
+    pub started: Instant,
+    /// When the last reload ended, seconds since the Unix epoch, and its problems.
+    pub last_reload: Option<(u64, Vec<String>)>,
+    /// When origin names were last asked for.
+    pub refreshed: Instant,
+    pub refreshing: bool,
+    pub internal: mpsc::UnboundedSender<Internal>,
+    pub inbox: Inbox,
+}
+
+impl Control {
+    /// Runs until a drain has ended or a worker failed.
+    ///
+    /// # Errors
+    /// A worker that failed: the process must end, so that it never serves half.
+    pub async fn serve(mut self) -> Result<(), Failure> {
+        self.note_snapshot();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticks = 0u32;
+        loop {
+            let signals = &mut self.inbox.signals;
+            let flow = tokio::select! {
+                Some(()) = signals.terminate.recv() => self.drain("SIGTERM"),
+                Some(()) = signals.interrupt.recv() => self.drain("SIGINT"),
+                Some(()) = signals.hangup.recv() => { self.reload(None); Flow::On }
+                Some(()) = signals.user1.recv() => {
+                    self.event(Level::Info, "logs_reopened", vec![("files", 0.into())]);
+                    Flow::On
+                }
+                Some(event) = self.inbox.events.recv() => self.worker_event(event)?,
+                Some(ask) = self.inbox.asks.recv() => self.answer(ask),
+                Some(internal) = self.inbox.internal.recv() => { self.internal(internal); Flow::On }
+                _ = tick.tick() => {
+                    ticks = ticks.wrapping_add(1);
+                    self.tick(ticks)
+                }
+            };
+            if let Flow::Stop = flow {
+                return self.stop().await;
+            }
+        }
+    }
+
+    fn event(&self, level: Level, event: &'static str, fields: Vec<(&'static str, Field)>) {
+        self.log.event(level, event, fields);
+    }
+
+    fn worker_event(&mut self, event: Event) -> Result<Flow, Failure> {
+        match event {
+            Event::Started { .. } => {}
+            Event::Applied { worker, generation: applied } => {
+                if let Stage::Applying { generation, workers, .. } = &mut self.reload.stage
+                    && applied >= *generation
+                {
+                    workers.remove(&worker);
+                    if workers.is_empty() {
+                        self.applied();
+                    }
+                }
+            }
+            Event::Drained { worker } => {
+                if let Phase::Draining { workers, .. } = &mut self.phase {
+                    workers.remove(&worker);
+                    if workers.is_empty() {
+                        return Ok(Flow::Stop);
+                    }
+                }
+            }
+            Event::Failed { worker, message } => {
+                return Err(Failure::System(format!(
+                    "worker {worker} failed: {message}; ending, so that a restart serves whole"
+                )));
+            }
+        }
+        Ok(Flow::On)
+    }
+
+    fn answer(&mut self, ask: Ask) -> Flow {
+        // Whoever asked may be gone; then nobody misses the answer.
+        match ask {
+            Ask::Metrics(reply) => {
+                let metrics = ControlMetrics { log_dropped: self.log.dropped(), ..self.metrics.clone() };
+                let scrape = Scrape::begin(&self.workers, &self.shards, &self.busy, metrics, &self.histograms);
+                tokio::spawn(async move { drop(reply.send(scrape.finish().await)) });
+            }
+            Ask::Ready(reply) => {
+                let draining = matches!(self.phase, Phase::Draining { .. });
+                drop(reply.send(if draining { Err("draining".into()) } else { Ok(()) }));
+            }
+            Ask::Status(reply) => drop(reply.send(self.status())),
+            Ask::Reload(reply) => self.reload(Some(reply)),
+            Ask::Drain(reply) => {
+                let _ = reply.send(());
+                if let Phase::Serving = self.phase {
+                    return self.drain("admin socket");
+                }
+            }
+        }
+        Flow::On
+    }
+
+    fn internal(&mut self, internal: Internal) {
+        match internal {
+            Internal::Loaded(Err(problems)) => self.reload_failed(problems),
+            Internal::Loaded(Ok(_)) if matches!(self.phase, Phase::Draining { .. }) => {
+                self.reload_failed(vec!["draining: nothing is changed any more".into()]);
+            }
+            Internal::Loaded(Ok(loaded)) => self.loaded(*loaded),
+            Internal::Refreshed(asked, answers) => {
+                self.refreshing = false;
+                self.refreshed = Instant::now();
+                // The names may be others since the refresh began.
+                let wanted = origins::names_to_resolve(&self.published.snapshot);
+                self.learn(&wanted, asked, answers);
+                self.publish(Arc::clone(&self.published.snapshot), None);
+            }
+        }
+    }
+
+    fn tick(&mut self, ticks: u32) -> Flow {
+        let now = Instant::now();
+        if ticks.is_multiple_of(BUSY_SAMPLE_TICKS) {
+            self.busy.sample(now, &self.shards);
+        }
+        self.rotate_ticket_keys();
+        if !self.refreshing && now.duration_since(self.refreshed) >= resolve::REFRESH {
+            self.refresh();
+        }
+        if let Stage::Applying { generation, workers, deadline, .. } = &self.reload.stage
+            && now >= *deadline
+        {
+            let problem = format!(
+                "workers {workers:?} have not applied generation {generation} within {:?}",
+                reload::APPLY_LIMIT
+            );
+            self.reload_failed(vec![problem]);
+        }
+        if let Phase::Draining { workers, deadline } = &self.phase
+            && now >= *deadline
+        {
+            let fields = vec![("workers", json!(workers)), ("connections_open", connections_open(&self.shards).into())];
+            self.event(Level::Error, "drain_incomplete", fields);
+            return Flow::Stop;
+        }
+        Flow::On
+    }
+
+    fn learn(&mut self, wanted: &BTreeSet<String>, asked: BTreeSet<String>, answers: Vec<resolve::Answer>) {
+        for (host, why) in self.names.learn(wanted, asked, answers) {
+            let kept = self.names.known.get(&host).map_or(0, Vec::len);
+            self.event(
+                Level::Warn,
+                "origin_unresolved",
+                vec![("host", host.into()), ("why", why.into()), ("old_addresses_kept", kept.into())],
+            );
+        }
+        self.metrics.origins_unresolved = self.names.failing.len() as u64;
+    }
+
+    /// Starts a reload, or lets this one join the next if one is under way.
+    fn reload(&mut self, reply: Option<tokio::sync::oneshot::Sender<ReloadResult>>) {
+        if let Phase::Draining { .. } = self.phase {
+            if let Some(reply) = reply {
+                drop(reply.send(Err(vec!["draining: nothing is changed any more".into()])));
+            }
+            return;
+        }
+        match self.reload.stage {
+            Stage::Idle => self.begin_reload(reply.into_iter().collect()),
+            Stage::Loading | Stage::Applying { .. } => self.reload.next.get_or_insert_default().extend(reply),
+        }
+    }
+
+    fn begin_reload(&mut self, waiting: Waiting) {
+        notify::reloading();
+        self.reload.stage = Stage::Loading;
+        self.reload.waiting = waiting;
+        let known = self.names.known.keys().cloned().collect();
+        let (path, config) = (self.path.as_path().into(), Arc::clone(&self.config));
+        let load = reload::load(path, config, Arc::clone(&self.published.snapshot), known);
+        let internal = self.internal.clone();
+        tokio::spawn(async move { drop(internal.send(Internal::Loaded(load.await.map(Box::new)))) });
+    }
+
+    /// A good configuration was read: from here on it is in force.
+    fn loaded(&mut self, loaded: Loaded) {
+        let Loaded { config, assembled, asked, answers } = loaded;
+        let generation = assembled.snapshot.generation;
+        let wanted = origins::names_to_resolve(&assembled.snapshot);
+        self.learn(&wanted, asked, answers);
+        let warnings = config.warnings.iter().chain(&assembled.warnings).map(ToString::to_string).collect();
+        self.log.set_level(plan::log_level(config.log.level));
+        self.config = Arc::new(config);
+        self.reload.stage = Stage::Applying {
+            generation,
+            workers: (0..self.workers.len()).collect(),
+            deadline: Instant::now() + reload::APPLY_LIMIT,
+            warnings,
+        };
+        self.publish(assembled.snapshot, None);
+        self.note_snapshot();
+    }
+
+    /// Every worker serves the new generation.
+    fn applied(&mut self) {
+        let Stage::Applying { generation, warnings, .. } = std::mem::take(&mut self.reload.stage) else { return };
+        self.metrics.reloads_ok += 1;
+        self.metrics.last_reload_ok = true;
+        self.event(
+            Level::Info,
+            "reloaded",
+            vec![
+                ("generation", generation.into()),
+                ("hostnames", self.published.snapshot.len().into()),
+                ("warnings", warnings.clone().into()),
+            ],
+        );
+        self.end_reload(Ok(Reloaded { generation, warnings }));
+    }
+
+    fn reload_failed(&mut self, problems: Vec<String>) {
+        self.metrics.reloads_failed += 1;
+        self.metrics.last_reload_ok = false;
+        self.event(
+            Level::Error,
+            "reload_failed",
+            vec![("problems", problems.clone().into()), ("generation", self.published.snapshot.generation.into())],
+        );
+        self.end_reload(Err(problems));
+    }
+
+    fn end_reload(&mut self, result: ReloadResult) {
+        self.reload.stage = Stage::Idle;
+        self.last_reload = Some((crate::sys::now_unix_s(), result.as_ref().err().cloned().unwrap_or_default()));
+        for waiting in self.reload.waiting.drain(..) {
+            drop(waiting.send(result.clone()));
+        }
+        notify::ready(self.published.snapshot.len(), self.published.snapshot.generation);
+        if let Some(waiting) = self.reload.next.take() {
+            self.begin_reload(waiting);
+        }
+    }
+
+    /// Publishes what changed to every worker; nothing, if nothing did.
+    fn publish(&mut self, snapshot: Arc<Snapshot>, ticket_keys: Option<Arc<crate::tls::ticket::Keyring>>) {
+        let origins = origins::table(&snapshot, &self.names.known);
+        let same = Arc::ptr_eq(&snapshot, &self.published.snapshot) && origins == *self.published.origins;
+        if same && ticket_keys.is_none() {
+            return;
+        }
+        let ticket_keys = ticket_keys.unwrap_or_else(|| Arc::clone(&self.published.ticket_keys));
+        self.published = Arc::new(Published { snapshot, origins: Arc::new(origins), ticket_keys });
+        for worker in &self.workers {
+            worker.send(Command::Publish(Arc::clone(&self.published)));
+        }
+    }
+
+    /// Asks for all origin names again, in the background.
+    fn refresh(&mut self) {
+        let names = origins::names_to_resolve(&self.published.snapshot);
+        if names.is_empty() {
+            self.refreshed = Instant::now();
+            return;
+        }
+        self.refreshing = true;
+        let internal = self.internal.clone();
+        tokio::spawn(async move {
+            let answers = resolve::look_up(names.clone(), REFRESH_LIMIT).await;
+            drop(internal.send(Internal::Refreshed(names, answers)));
+        });
+    }
+
+    /// Makes a new ticket key every half lifetime, so that a ticket always finds its key and no key seals for long.
+    fn rotate_ticket_keys(&mut self) {
+        let lifetime_s = self.config.tls.ticket_lifetime.as_secs();
+        let now_unix_s = crate::sys::now_unix_s();
+        let due = self.published.ticket_keys.created_unix_s() + (lifetime_s / 2).max(ROTATION_MIN_S);
+        if !self.config.tls.tickets || now_unix_s < due {
+            return;
+        }
+        match self.published.ticket_keys.rotate(now_unix_s, lifetime_s) {
+            Ok(keys) => {
+                self.event(Level::Debug, "ticket_keys_rotated", vec![]);
+                self.publish(Arc::clone(&self.published.snapshot), Some(Arc::new(keys)));
+            }
+            // The old key goes on sealing; the next tick tries again.
+            Err(error) => self.event(Level::Error, "ticket_keys_not_rotated", vec![("why", error.to_string().into())]),
+        }
+    }
+
+    fn drain(&mut self, cause: &'static str) -> Flow {
+        let connections = connections_open(&self.shards);
+        if let Phase::Draining { .. } = self.phase {
+            let fields = vec![("cause", cause.into()), ("connections_open", connections.into())];
+            self.event(Level::Warn, "stopped_at_once", fields);
+            return Flow::Stop;
+        }
+        let limit = self.config.limits.drain_timeout;
+        self.event(
+            Level::Info,
+            "draining",
+            vec![
+                ("cause", cause.into()),
+                ("connections_open", connections.into()),
+                ("limit_s", limit.as_secs_f64().into()),
+            ],
+        );
+        notify::stopping();
+        let deadline = Instant::now() + limit + DRAIN_GRACE;
+        self.phase = Phase::Draining { workers: (0..self.workers.len()).collect(), deadline };
+        for worker in &self.workers {
+            worker.send(Command::Drain);
+        }
+        Flow::On
+    }
+
+    /// Ends the workers and, with them, what is left of their connections.
+    async fn stop(self) -> Result<(), Failure> {
+        let Self { workers, own_socket, .. } = self;
+        for worker in &workers {
+            worker.send(Command::Stop);
+        }
+        drop(own_socket);
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let joining = std::thread::Builder::new().name("hostward-join".into()).spawn(move || {
+            let panicked = workers.into_iter().map(Worker::join).filter(Result::is_err).count();
+            let _ = sender.send(panicked);
+        });
+        joining.map_err(|error| super::system("cannot start a thread", &error))?;
+        match tokio::time::timeout(JOIN_LIMIT, receiver).await {
+            Ok(Ok(0)) => Ok(()),
+            Ok(Ok(panicked)) => Err(Failure::System(format!("{panicked} workers panicked"))),
+            _ => Err(Failure::System(format!("workers did not stop within {JOIN_LIMIT:?}; ending anyway"))),
+        }
+    }
+
+    fn note_snapshot(&mut self) {
+        let snapshot = &self.published.snapshot;
+        let certificates = snapshot.records().flat_map(|record| &record.certificates);
+        self.metrics.certificate_min_not_after_unix_s =
+            certificates.map(|certificate| certificate.not_after_unix_s).min();
+        self.metrics.hostnames = snapshot.len() as u64;
+        self.metrics.generation = snapshot.generation;
+    }
+
+    fn status(&self) -> Value {
+        let draining = matches!(self.phase, Phase::Draining { .. });
+        let last_reload = self
+            .last_reload
+            .as_ref()
+            .map(|(at, problems)| json!({ "at_unix_s": at, "ok": problems.is_empty(), "problems": problems }));
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "uptime_s": self.started.elapsed().as_secs(),
+            "state": if draining { "draining" } else { "serving" },
+            "config": self.path,
+            "provider": self.config.tls.provider.name(),
+            "listen": self.listen,
+            "admin": self.admin,
+            "generation": self.published.snapshot.generation,
+            "hostnames": self.published.snapshot.len(),
+            "connections_open": connections_open(&self.shards),
+            "workers": workers_status(&self.shards, &self.busy),
+            "origins_unresolved": self.names.failing,
+            "last_reload": last_reload,
+        })
+    }
+}

@@ -1,0 +1,7 @@
+//! From an established connection to its origin and back.
+#![forbid(unsafe_code)]
+
+pub mod buffers;
+pub mod origin;
+pub mod proxy_protocol;
+pub mod tunnel;

@@ -1,0 +1,145 @@
+//! One hostname's record and what it shares with others.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use super::Name;
+use crate::policy::Rules;
+
+/// A record's random 128-bit identity; a record that is deleted and made again has another one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct RecordId(pub [u8; 16]);
+
+/// How a hostname's bytes are forwarded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Decrypted bytes, as they come.
+    Tcp,
+}
+
+/// Whether a client certificate is asked for, and what happens without a good one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ClientAuthMode {
+    /// Never asked for.
+    Off,
+    /// Asked for; the verdict goes to rules and origin, the handshake succeeds as long as the key is proved.
+    Request,
+    /// Asked for; the handshake fails without a certificate this hostname trusts.
+    Require,
+}
+
+/// A TLS protocol version that can be served.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub enum TlsVersion {
+    V1_2,
+    V1_3,
+}
+
+/// A server certificate chain and its private key. Cloned where one hostname entry has several names.
+#[derive(Clone)]
+pub struct ServerCertificate {
+    /// DER, leaf first.
+    pub chain: Vec<Vec<u8>>,
+    /// The private key in its DER form, with its encoding.
+    pub key: PrivateKey,
+    /// The earliest notAfter of the chain, seconds since the Unix epoch.
+    pub not_after_unix_s: i64,
+}
+
+/// A private key in DER, by encoding; wiped when dropped.
+#[derive(Clone)]
+pub enum PrivateKey {
+    Pkcs8(Zeroizing<Vec<u8>>),
+    Sec1(Zeroizing<Vec<u8>>),
+    Pkcs1(Zeroizing<Vec<u8>>),
+}
+
+impl std::fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PrivateKey(..)")
+    }
+}
+
+impl std::fmt::Debug for ServerCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerCertificate").field("chain_len", &self.chain.len()).finish_non_exhaustive()
+    }
+}
+
+/// One CA certificate of a CA set.
+#[derive(Debug)]
+pub struct Ca {
+    /// The certificate, DER.
+    pub der: Vec<u8>,
+    /// Its notBefore, seconds since the Unix epoch.
+    pub not_before_unix_s: i64,
+    /// Its notAfter, seconds since the Unix epoch.
+    pub not_after_unix_s: i64,
+}
+
+/// The CAs one or many hostnames trust; shared by digest.
+#[derive(Debug)]
+pub struct CaSet {
+    /// SHA-256 over the sorted SHA-256 digests of the CAs' DER.
+    pub digest: [u8; 32],
+    /// Sorted by digest of the DER, without duplicates.
+    pub cas: Vec<Ca>,
+}
+
+/// What a hostname asks of its clients.
+#[derive(Clone, Debug)]
+pub struct ClientAuth {
+    pub mode: ClientAuthMode,
+    /// `None` exactly when the mode is `Off`.
+    pub ca_set: Option<Arc<CaSet>>,
+    /// Anchors outside their own dates still count (default: they do not).
+    pub allow_expired_ca: bool,
+    /// CA names are sent in CertificateRequest (default: they are not; long lists break clients).
+    pub send_ca_names: bool,
+}
+
+/// Where one address of an origin is.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum OriginAddress {
+    /// A host (IP literal or name) and port.
+    Tcp { host: String, port: u16 },
+    /// A Unix-domain stream socket.
+    Unix(PathBuf),
+}
+
+/// Where a hostname's bytes go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// The name of the `[origin.NAME]` table, or the URL of an unnamed one. The key under which workers keep its state.
+    pub name: String,
+    /// At least one.
+    pub addresses: Vec<OriginAddress>,
+    /// Bound on one attempt to connect.
+    pub connect_timeout: Duration,
+    /// Each connection opens with a PROXY protocol v2 header.
+    pub proxy_protocol: bool,
+}
+
+/// One hostname: everything a worker needs to serve it.
+#[derive(Debug)]
+pub struct HostnameRecord {
+    pub id: RecordId,
+    pub name: Name,
+    /// Serves names no record has.
+    pub is_default: bool,
+    pub mode: Mode,
+    pub certificates: Vec<ServerCertificate>,
+    pub client_auth: ClientAuth,
+    pub rules: Rules,
+    pub origin: Arc<Origin>,
+    pub min_version: TlsVersion,
+    /// IANA names in order of preference; empty: the provider's.
+    pub cipher_suites: Vec<String>,
+    /// ALPN protocol names in order of preference; empty: none is negotiated.
+    pub alpn: Vec<Vec<u8>>,
+    /// SHA-256 over everything above but the id: equal digests serve alike.
+    pub digest: [u8; 32],
+}

@@ -1,0 +1,214 @@
+//! Counters and gauges, one shard a worker.
+//!
+//! A shard is written by its own worker only: an increment is a relaxed load and a relaxed store, never an atomic
+//! read-modify-write, and no two workers share a cache line. The control plane sums the shards when someone asks.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use super::labels::{Limit, OriginConnect, TenantCache, Ticket, Timeout, TunnelEnd, Verified, Version};
+use crate::policy::Refusal;
+
+/// Everything a worker counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Counter {
+    /// `hostward_connections_total`.
+    Connections,
+    /// `hostward_handshakes_total{result="ok",version,resumed}`.
+    HandshakeOk { version: Version, resumed: bool },
+    /// `hostward_handshakes_total{result="refused"}` and `hostward_handshake_failures_total{reason}`.
+    HandshakeRefused(Refusal),
+    /// `hostward_handshake_aborts_total`: the client went away before the handshake ended.
+    HandshakeAborted,
+    /// `hostward_tickets_total{result}`.
+    Ticket(Ticket),
+    /// `hostward_client_auth_total{result="accepted"}`.
+    ClientAccepted,
+    /// `hostward_client_auth_total{result="none"}`: asked, and none was sent.
+    ClientNone,
+    /// `hostward_client_auth_total{result=<reason>}`, in `request` mode too.
+    ClientRefused(Refusal),
+    /// `hostward_bytes_total{direction="in"}`: plaintext bytes from client to origin.
+    BytesIn,
+    /// `hostward_bytes_total{direction="out"}`: plaintext bytes from origin to client.
+    BytesOut,
+    /// `hostward_tenant_cache_total{result}`.
+    TenantCache(TenantCache),
+    /// `hostward_client_chains_total{verified}`.
+    Verified(Verified),
+    /// `hostward_limit_reached_total{limit}`.
+    Limit(Limit),
+    /// `hostward_timeouts_total{timeout}`.
+    Timeout(Timeout),
+    /// `hostward_origin_connects_total{result}`.
+    OriginConnect(OriginConnect),
+    /// `hostward_tunnels_ended_total{end}`.
+    TunnelEnd(TunnelEnd),
+    /// `hostward_worker_turns_total`.
+    Turns,
+    /// `hostward_worker_busy_microseconds_total`: time the worker spent outside the kernel's wait.
+    BusyMicros,
+}
+
+const HANDSHAKE_OK: usize = 1;
+const HANDSHAKE_REFUSED: usize = HANDSHAKE_OK + 2 * Version::ALL.len();
+const HANDSHAKE_ABORTED: usize = HANDSHAKE_REFUSED + Refusal::ALL.len();
+const TICKET: usize = HANDSHAKE_ABORTED + 1;
+const CLIENT_ACCEPTED: usize = TICKET + Ticket::ALL.len();
+const CLIENT_REFUSED: usize = CLIENT_ACCEPTED + 2;
+const BYTES_IN: usize = CLIENT_REFUSED + Refusal::ALL.len();
+const TENANT_CACHE: usize = BYTES_IN + 2;
+const VERIFIED: usize = TENANT_CACHE + TenantCache::ALL.len();
+const LIMIT: usize = VERIFIED + Verified::ALL.len();
+const TIMEOUT: usize = LIMIT + Limit::ALL.len();
+const ORIGIN_CONNECT: usize = TIMEOUT + Timeout::ALL.len();
+const TUNNEL_END: usize = ORIGIN_CONNECT + OriginConnect::ALL.len();
+const TURNS: usize = TUNNEL_END + TunnelEnd::ALL.len();
+const COUNTERS: usize = TURNS + 2;
+
+impl Counter {
+    /// Every counter once, grouped as the metrics text groups them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let handshakes = Version::ALL
+            .iter()
+            .flat_map(|&version| [false, true].map(|resumed| Self::HandshakeOk { version, resumed }));
+        [Self::Connections]
+            .into_iter()
+            .chain(handshakes)
+            .chain(Refusal::ALL.map(Self::HandshakeRefused))
+            .chain([Self::HandshakeAborted])
+            .chain(Ticket::ALL.iter().copied().map(Self::Ticket))
+            .chain([Self::ClientAccepted, Self::ClientNone])
+            .chain(Refusal::ALL.map(Self::ClientRefused))
+            .chain([Self::BytesIn, Self::BytesOut])
+            .chain(TenantCache::ALL.iter().copied().map(Self::TenantCache))
+            .chain(Verified::ALL.iter().copied().map(Self::Verified))
+            .chain(Limit::ALL.iter().copied().map(Self::Limit))
+            .chain(Timeout::ALL.iter().copied().map(Self::Timeout))
+            .chain(OriginConnect::ALL.iter().copied().map(Self::OriginConnect))
+            .chain(TunnelEnd::ALL.iter().copied().map(Self::TunnelEnd))
+            .chain([Self::Turns, Self::BusyMicros])
+    }
+
+    /// The counter's place in a shard.
+    const fn index(self) -> usize {
+        match self {
+            Self::Connections => 0,
+            Self::HandshakeOk { version, resumed } => HANDSHAKE_OK + version as usize * 2 + resumed as usize,
+            Self::HandshakeRefused(reason) => HANDSHAKE_REFUSED + reason as usize,
+            Self::HandshakeAborted => HANDSHAKE_ABORTED,
+            Self::Ticket(result) => TICKET + result as usize,
+            Self::ClientAccepted => CLIENT_ACCEPTED,
+            Self::ClientNone => CLIENT_ACCEPTED + 1,
+            Self::ClientRefused(reason) => CLIENT_REFUSED + reason as usize,
+            Self::BytesIn => BYTES_IN,
+            Self::BytesOut => BYTES_IN + 1,
+            Self::TenantCache(result) => TENANT_CACHE + result as usize,
+            Self::Verified(result) => VERIFIED + result as usize,
+            Self::Limit(limit) => LIMIT + limit as usize,
+            Self::Timeout(timeout) => TIMEOUT + timeout as usize,
+            Self::OriginConnect(result) => ORIGIN_CONNECT + result as usize,
+            Self::TunnelEnd(end) => TUNNEL_END + end as usize,
+            Self::Turns => TURNS,
+            Self::BusyMicros => TURNS + 1,
+        }
+    }
+}
+
+/// What a worker has now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Gauge {
+    /// `hostward_connections_open`.
+    Connections,
+    /// `hostward_handshakes_open`: handshakes in progress.
+    Handshakes,
+    /// `hostward_tenants_cached`.
+    Tenants,
+    /// `hostward_worker_generation`: the registry generation the worker serves.
+    Generation,
+}
+
+impl Gauge {
+    /// Every gauge, in the order of the discriminants.
+    pub const ALL: [Self; 4] = [Self::Connections, Self::Handshakes, Self::Tenants, Self::Generation];
+}
+
+const GAUGES: usize = Gauge::ALL.len();
+
+/// One worker's counters. Aligned to a pair of cache lines, which is what x86 prefetches together.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct Shard {
+    counters: [AtomicU64; COUNTERS],
+    gauges: [AtomicU64; GAUGES],
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        Self { counters: [const { AtomicU64::new(0) }; COUNTERS], gauges: [const { AtomicU64::new(0) }; GAUGES] }
+    }
+}
+
+impl Shard {
+    /// Adds to a counter. Only the owning worker calls this.
+    pub fn add(&self, counter: Counter, n: u64) {
+        let cell = &self.counters[counter.index()];
+        cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Adds one to a counter. Only the owning worker calls this.
+    pub fn count(&self, counter: Counter) {
+        self.add(counter, 1);
+    }
+
+    /// Sets a gauge. Only the owning worker calls this.
+    pub fn set(&self, gauge: Gauge, value: u64) {
+        self.gauges[gauge as usize].store(value, Ordering::Relaxed);
+    }
+
+    /// Reads a counter; any thread.
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.counters[counter.index()].load(Ordering::Relaxed)
+    }
+
+    /// Reads a gauge; any thread.
+    pub fn gauge(&self, gauge: Gauge) -> u64 {
+        self.gauges[gauge as usize].load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{COUNTERS, Counter, Gauge, Shard};
+
+    #[test]
+    fn every_place_of_a_shard_belongs_to_exactly_one_listed_counter() {
+        let mut seen = vec![0; COUNTERS];
+        for counter in Counter::all() {
+            seen[counter.index()] += 1;
+        }
+        assert!(seen.iter().all(|&times| times == 1), "{seen:?}");
+    }
+
+    #[test]
+    fn adding_touches_the_named_counter_only() {
+        for counter in Counter::all() {
+            let shard = Shard::default();
+            shard.count(counter);
+            shard.add(counter, 2);
+            for other in Counter::all() {
+                assert_eq!(shard.get(other), if other == counter { 3 } else { 0 }, "{counter:?}, {other:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn gauges_index_their_list() {
+        let shard = Shard::default();
+        for (index, gauge) in Gauge::ALL.into_iter().enumerate() {
+            assert_eq!(gauge as usize, index);
+            shard.set(gauge, index as u64 + 7);
+        }
+        assert!(Gauge::ALL.iter().enumerate().all(|(index, &gauge)| shard.gauge(gauge) == index as u64 + 7));
+    }
+}

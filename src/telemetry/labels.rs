@@ -1,0 +1,141 @@
+//! The closed sets of label values: each variant stands beside the word people see in metrics.
+//!
+//! One macro makes enum, list and label from the same lines, so that a variant without a label cannot be written and
+//! the list cannot forget one.
+
+macro_rules! labels {
+    ($($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident => $label:literal,)+ })+) => {$(
+        $(#[$meta])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$doc])* $variant,)+ }
+
+        impl $name {
+            /// Every variant, in the order of the discriminants.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The label's value in metrics; stable, because people alert on it.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)+ }
+            }
+        }
+    )+};
+}
+
+labels! {
+    /// The version label of a finished handshake.
+    Version {
+        V1_2 => "1.2",
+        V1_3 => "1.3",
+    }
+
+    /// Why a ticket was or was not honoured (`hostward_tickets_total{result}`).
+    Ticket {
+        /// Sealed and sent.
+        Minted => "minted",
+        /// Opened, judged and used.
+        Resumed => "resumed",
+        /// Not ours: unknown format or key, or it does not open.
+        DeclinedUnknown => "declined_unknown",
+        /// Minted under another record (I3).
+        DeclinedRecord => "declined_record",
+        /// Minted under another trust digest (I3).
+        DeclinedTrust => "declined_trust",
+        /// Older than the ticket lifetime.
+        DeclinedAge => "declined_age",
+        /// The client's path, or its CA, is past its dates.
+        DeclinedExpired => "declined_expired",
+        /// The hostname's rules deny the client now.
+        DeclinedRule => "declined_rule",
+        /// A certificate of the path is revoked or denied.
+        DeclinedRevoked => "declined_revoked",
+        /// More tickets in one ClientHello than are tried.
+        DeclinedExcess => "declined_excess",
+    }
+
+    /// A limit that bit (`hostward_limit_reached_total{limit}`).
+    Limit {
+        /// `limits.connections_per_worker`: accepting paused.
+        Connections => "connections",
+        /// `limits.handshakes_per_worker`: a connection waited for its turn.
+        Handshakes => "handshakes",
+        /// Out of file descriptors: accepting paused.
+        FileDescriptors => "file_descriptors",
+        /// The ring's receive buffers were all in use for a moment.
+        ReceiveBuffers => "receive_buffers",
+        /// `cache.tenants_per_worker`: a tenant was evicted.
+        Tenants => "tenants",
+        /// `cache.misses_per_worker`: a remembered miss was evicted.
+        Misses => "misses",
+        /// A refusal line was not written: the log's rate limit.
+        LogLines => "log_lines",
+        /// A log line was dropped: the log's queue is full.
+        LogQueue => "log_queue",
+    }
+
+    /// A time limit that ended something (`hostward_timeouts_total{timeout}`).
+    Timeout {
+        /// `limits.handshake_timeout`.
+        Handshake => "handshake",
+        /// `limits.tunnel_timeout`.
+        Tunnel => "tunnel",
+        /// `origin.connect_timeout`.
+        Connect => "connect",
+        /// `limits.drain_timeout`.
+        Drain => "drain",
+        /// The bounded wait for a client to take its last alert or close.
+        Linger => "linger",
+    }
+
+    /// What became of an attempt to reach an origin (`hostward_origin_connects_total{result}`).
+    OriginConnect {
+        /// Connected.
+        Ok => "ok",
+        /// The address refused, or cannot be reached.
+        Failed => "failed",
+        /// The address did not answer in time.
+        TimedOut => "timed_out",
+        /// The name has no address.
+        Unresolved => "unresolved",
+        /// No address of the origin could be reached; the client was let go.
+        Exhausted => "exhausted",
+    }
+
+    /// How an established connection ended (`hostward_tunnels_ended_total{end}`).
+    TunnelEnd {
+        /// Both sides said goodbye.
+        Clean => "clean",
+        /// The client vanished without close_notify, or reset.
+        ClientAborted => "client_aborted",
+        /// The origin reset.
+        OriginAborted => "origin_aborted",
+        /// The client broke TLS.
+        ProtocolError => "protocol_error",
+        /// `limits.tunnel_timeout`.
+        TimedOut => "timed_out",
+        /// Trust was withdrawn (I6).
+        TrustChanged => "trust_changed",
+        /// The certificate's validity ended.
+        CertificateEnded => "certificate_ended",
+        /// The drain's deadline passed.
+        Drained => "drained",
+        /// No origin address could be reached.
+        OriginUnreachable => "origin_unreachable",
+    }
+
+    /// How an accepted client's chain was verified (`hostward_client_chains_total{verified}`).
+    Verified {
+        /// Signature by signature.
+        Anew => "anew",
+        /// It was among those this worker verified before.
+        Remembered => "remembered",
+    }
+
+    /// The result of looking a hostname up in a worker's cache (`hostward_tenant_cache_total{result}`).
+    TenantCache {
+        Hit => "hit",
+        Miss => "miss",
+        Negative => "negative",
+        Evicted => "evicted",
+    }
+}

@@ -1,0 +1,297 @@
+//! From an accepted socket to an established session, or to a refusal.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use rustls::ProtocolVersion;
+
+use crate::policy::{Refusal, Verdict};
+use crate::registry::ClientAuthMode;
+use crate::ring::{self, Signal, Socket};
+use crate::telemetry::counters::{Counter, Limit, Ticket, Version};
+use crate::tls::hello::{Hello, HelloReader, INTERNAL_ERROR, Read, UNRECOGNIZED_NAME};
+use crate::tls::scope::Trust;
+use crate::tls::{Connection, Outgoing, Tenant};
+
+use super::cache::Lookup;
+use super::core::{Core, Shaking, now_unix_s};
+use super::sessions::{self, Session};
+
+/// Why no session came of a connection.
+pub enum Failed {
+    /// The client went away; nothing is refused.
+    Gone,
+    /// The client is refused.
+    Refused(Box<Denied>),
+}
+
+/// A refusal, with all there is to say about it.
+pub struct Denied {
+    pub reason: Refusal,
+    /// What is still to be sent: an alert, as a record.
+    pub alert: Outgoing,
+    /// The client's leaf certificate, DER; empty without one.
+    pub leaf: Vec<u8>,
+    pub detail: Option<String>,
+}
+
+/// What is known of a handshake while it runs, for whoever must tell how it ended.
+#[derive(Default)]
+pub struct Progress {
+    /// The name the client asked for, once known.
+    pub server_name: RefCell<Option<Box<str>>>,
+}
+
+/// An established session and what came with it.
+pub struct Started {
+    pub session: Rc<Session>,
+    /// Plaintext that came with the client's last handshake message.
+    pub early: Vec<u8>,
+    /// Records that wait to be sent: the ticket.
+    pub out: Outgoing,
+}
+
+impl Failed {
+    fn refused(reason: Refusal, alert: &[u8]) -> Self {
+        let mut out = Outgoing::default();
+        out.extend(alert);
+        Self::Refused(Box::new(Denied { reason, alert: out, leaf: Vec::new(), detail: None }))
+    }
+}
+
+/// How long a client may take for its next flight while others wait for a handshake slot. A round trip around the world
+/// takes 0.3 s; one lost packet adds a second.
+const STALL: Duration = Duration::from_millis(1500);
+
+/// Runs a handshake to its end. The caller bounds its time.
+pub async fn run(core: &Core, socket: &Socket, progress: &Progress) -> Result<Started, Failed> {
+    let (hello, bytes) = read_hello(socket).await?;
+    progress.server_name.borrow_mut().clone_from(&hello.server_name);
+    let published = core.published();
+    let tenant = match core.cache.lookup(&published.snapshot, hello.server_name.as_deref()) {
+        Lookup::Found(tenant) => tenant,
+        Lookup::Unknown => {
+            let reason = if hello.server_name.is_some() { Refusal::UnknownHostname } else { Refusal::NoSni };
+            return Err(Failed::refused(reason, &UNRECOGNIZED_NAME));
+        }
+        Lookup::Unreadable => return Err(Failed::refused(Refusal::RecordUnreadable, &INTERNAL_ERROR)),
+    };
+    let slot = match core.admission.try_enter(tenant.record.id) {
+        Some(slot) => slot,
+        None => {
+            core.shard.count(Counter::Limit(Limit::Handshakes));
+            core.admission.enter(tenant.record.id).await
+        }
+    };
+    let shaking = Shaking::new(core);
+    // Kept with the session: rules that are published later may look at it.
+    let source = socket.peer_address().map(|peer| peer.ip());
+    let mut trust = Box::new(Trust::new(
+        Rc::clone(&tenant),
+        std::sync::Arc::clone(&published.ticket_keys),
+        core.config.ticket_lifetime.as_secs(),
+        source,
+        now_unix_s(),
+    ));
+    trust.verdicts = Some(Rc::clone(&core.verdicts));
+    let mut tls = Connection::new(trust).map_err(|_| Failed::refused(Refusal::RecordUnreadable, &INTERNAL_ERROR))?;
+    let mut early = Vec::new();
+    let out = exchange(core, socket, &mut tls, bytes, &mut early).await?;
+    drop((shaking, slot));
+    establish(core, published.snapshot.generation, hello, source, tls, early, out)
+}
+
+async fn read_hello(socket: &Socket) -> Result<(Hello, Vec<u8>), Failed> {
+    let mut reader = HelloReader::default();
+    loop {
+        match socket.receive(|chunk| reader.feed(chunk)).await {
+            Ok(Some(Read::Incomplete)) => {}
+            Ok(Some(Read::Complete(hello))) => return Ok((hello, reader.bytes)),
+            Ok(Some(Read::Refused { reason, alert })) => return Err(Failed::refused(reason, &alert)),
+            Ok(None) | Err(_) => return Err(Failed::Gone),
+        }
+    }
+}
+
+/// Feeds rustls until the handshake is complete. Returns records that may wait for the first answer.
+async fn exchange(
+    core: &Core,
+    socket: &Socket,
+    tls: &mut Connection,
+    hello: Vec<u8>,
+    early: &mut Vec<u8>,
+) -> Result<Outgoing, Failed> {
+    let mut received = hello;
+    let mut out = Outgoing::with_memory(core.buffers.records());
+    loop {
+        // Public-key cryptography is heavy: I/O of other connections goes first.
+        ring::heavy().await;
+        if let Err(fatal) = tls.receive(&mut received, &mut out, |plain| early.extend_from_slice(plain)) {
+            count_tickets(core, tls);
+            if fatal.by_peer {
+                return Err(Failed::Gone);
+            }
+            let leaf = tls.trust().map_or_else(Vec::new, |trust| trust.leaf.clone());
+            return Err(Failed::Refused(Box::new(Denied {
+                reason: fatal.reason,
+                alert: out,
+                leaf,
+                detail: Some(fatal.detail),
+            })));
+        }
+        if !tls.is_handshaking() {
+            // TLS 1.2 ends with the server's Finished, which the client waits for; what TLS 1.3 leaves here is a ticket,
+            // which travels with the first answer.
+            if tls.version() == Some(ProtocolVersion::TLSv1_2) && !out.is_empty() {
+                let (bytes, filled) = out.take();
+                let (result, memory) = socket.send_prefix(bytes, filled).await;
+                core.buffers.keep_records(memory);
+                result.map_err(|_| Failed::Gone)?;
+            }
+            return Ok(out);
+        }
+        received.clear();
+        let (bytes, filled) = out.take();
+        let memory = {
+            let mut flight = pin!(send_and_receive(socket, bytes, filled, &mut received));
+            loop {
+                match ring::timeout(STALL, flight.as_mut()).await {
+                    Ok(result) => break result?,
+                    // Somebody waits for this slot, and this client has let it lie idle: the one who waits is served.
+                    Err(ring::Elapsed) if core.admission.pressed() => {
+                        return Err(Failed::refused(Refusal::Overloaded, &[]));
+                    }
+                    Err(ring::Elapsed) => {}
+                }
+            }
+        };
+        out = Outgoing::with_memory(memory);
+    }
+}
+
+/// Sends (unless there is nothing to send) and receives the answer. Both are asked of the kernel at once, which saves a
+/// turn of the loop for each flight.
+async fn send_and_receive(
+    socket: &Socket,
+    bytes: Vec<u8>,
+    filled: usize,
+    received: &mut Vec<u8>,
+) -> Result<Vec<u8>, Failed> {
+    let mut memory = None;
+    let mut send = pin!(async {
+        if filled == 0 {
+            return (Ok(()), bytes);
+        }
+        socket.send_prefix(bytes, filled).await
+    });
+    poll_fn(|cx| {
+        if memory.is_none()
+            && let Poll::Ready((result, buffer)) = send.as_mut().poll(cx)
+        {
+            if result.is_err() {
+                return Poll::Ready(Err(Failed::Gone));
+            }
+            memory = Some(buffer);
+        }
+        if received.is_empty() {
+            match socket.poll_receive(cx, |chunk| received.extend_from_slice(chunk)) {
+                Poll::Ready(Ok(Some(()))) => {}
+                Poll::Ready(Ok(None) | Err(_)) => return Poll::Ready(Err(Failed::Gone)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        match memory.take() {
+            Some(buffer) => Poll::Ready(Ok(buffer)),
+            None => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// The handshake is complete: count it, judge it, and make a session of it.
+fn establish(
+    core: &Core,
+    generation: u64,
+    hello: Hello,
+    source: Option<std::net::IpAddr>,
+    mut tls: Connection,
+    early: Vec<u8>,
+    out: Outgoing,
+) -> Result<Started, Failed> {
+    let Some(established) = tls.establish() else { return Err(Failed::Gone) };
+    for result in &established.ticket_results {
+        core.shard.count(Counter::Ticket(*result));
+    }
+    if let Some(result) = established.verdict_result {
+        core.shard.count(Counter::Verified(result));
+    }
+    let resumed = established.resumed;
+    if resumed {
+        core.shard.count(Counter::Ticket(Ticket::Resumed));
+    }
+    let tenant = established.tenant;
+    count_client(core, &tenant, established.standing.verdict);
+    let version = match established.version {
+        ProtocolVersion::TLSv1_2 => Version::V1_2,
+        _ => Version::V1_3,
+    };
+    let session = Rc::new(Session {
+        server_name: hello.server_name,
+        tenant: RefCell::new(Rc::clone(&tenant)),
+        standing: established.standing,
+        resumed,
+        source,
+        tls: RefCell::new(tls),
+        end: Signal::default(),
+    });
+    let mut judged = sessions::judge_rules(&tenant, &session);
+    // DECISIONS 14: what was published while the handshake ran counts.
+    let published = core.published();
+    if judged.is_ok() && published.snapshot.generation != generation {
+        judged = sessions::rejudge(core, &published.snapshot, &session);
+    }
+    match judged {
+        Ok(()) => {
+            core.shard.count(Counter::HandshakeOk { version, resumed });
+            Ok(Started { session, early, out })
+        }
+        Err(reason) => {
+            let tls = session.tls.borrow();
+            let leaf =
+                tls.peer_certificates().and_then(|chain| chain.first()).map_or_else(Vec::new, |leaf| leaf.to_vec());
+            // The handshake is complete, and rustls sends no alert of our choosing any more: the connection just ends. The
+            // ticket that waits is not given to a client that is not let in.
+            let alert = Outgoing::default();
+            Err(Failed::Refused(Box::new(Denied { reason, alert, leaf, detail: None })))
+        }
+    }
+}
+
+fn count_client(core: &Core, tenant: &Tenant, verdict: Verdict) {
+    if tenant.record.client_auth.mode == ClientAuthMode::Off {
+        return;
+    }
+    core.shard.count(match verdict {
+        Verdict::Success => Counter::ClientAccepted,
+        Verdict::None => Counter::ClientNone,
+        Verdict::Failed(reason) => Counter::ClientRefused(reason),
+    });
+}
+
+fn count_tickets(core: &Core, tls: &Connection) {
+    if let Some(trust) = tls.trust() {
+        for result in &trust.ticket_results {
+            core.shard.count(Counter::Ticket(*result));
+        }
+    }
+}
+
+/// How long a handshake took, into the histogram.
+pub fn record_duration(core: &Core, accepted: Instant) {
+    let elapsed_us = Instant::now().saturating_duration_since(accepted).as_micros() as u64;
+    core.histograms.borrow_mut().handshake.record_us(elapsed_us);
+}

@@ -1,0 +1,244 @@
+//! One core: a pinned thread with its own ring, listeners, caches and origins.
+//!
+//! Workers share nothing mutable. The control plane reaches a worker through its mailbox and is told of what happened
+//! through events.
+#![forbid(unsafe_code)]
+
+mod accept;
+mod admission;
+mod cache;
+mod core;
+mod handshake;
+mod session;
+mod sessions;
+
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::registry::Snapshot;
+use crate::registry::origins::OriginTable;
+use crate::ring::{self, Listener, Receiver, RingConfig, Runtime, Sender};
+use crate::telemetry::counters::{Counter, Gauge, Limit, Shard, Timeout, TunnelEnd};
+use crate::telemetry::histograms::Histograms;
+use crate::telemetry::log::{Handle, Refusals};
+use crate::tls::ticket::Keyring;
+use crate::tls::{Factory, Options, Provider};
+
+use self::cache::Cache;
+use self::core::Core;
+
+/// Connections the kernel may hold for one listener before it drops them.
+///
+/// A worker that runs through one budget of handshakes leaves new connections waiting for less than a millisecond; at
+/// 100,000 arrivals a second that is a hundred. 4096 covers a pause of 40 ms, and it is what Linux caps it at
+/// (`net.core.somaxconn`, since 5.4).
+pub const BACKLOG: u16 = 4096;
+
+/// How one worker serves.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// Names the worker; from 0.
+    pub index: usize,
+    /// The CPU to pin to; `None`: wherever the scheduler puts it.
+    pub cpu: Option<usize>,
+    pub provider: Provider,
+    /// In order of preference; empty: the provider's.
+    pub groups: Vec<String>,
+    /// In order of preference; empty: the provider's.
+    pub cipher_suites: Vec<String>,
+    pub tickets: bool,
+    pub ticket_lifetime: Duration,
+    /// Most open client connections; beyond it accepting pauses.
+    pub connections_max: usize,
+    /// Most handshakes in progress; beyond it they wait in order of arrival.
+    pub handshakes_max: usize,
+    /// From accept to the end of the handshake, waiting included.
+    pub handshake_timeout: Duration,
+    /// Longest silence of a tunnel.
+    pub tunnel_timeout: Duration,
+    /// How long a drain waits for connections to end by themselves.
+    pub drain_timeout: Duration,
+    pub tenants_bytes_max: usize,
+    pub misses_max: usize,
+}
+
+/// What all workers serve at one generation; published whole.
+#[derive(Debug)]
+pub struct Published {
+    pub snapshot: Arc<Snapshot>,
+    pub origins: Arc<OriginTable>,
+    pub ticket_keys: Arc<Keyring>,
+}
+
+/// What the control plane asks of a worker.
+pub enum Command {
+    /// Serve this from now on, and judge open connections by it.
+    Publish(Arc<Published>),
+    /// Stop accepting; end when the last connection has ended, or at the drain timeout.
+    Drain,
+    /// End now.
+    Stop,
+    /// Send a copy of the histograms.
+    Histograms(crossbeam::channel::Sender<Histograms>),
+}
+
+/// What a worker tells the control plane.
+#[derive(Debug)]
+pub enum Event {
+    Started { worker: usize },
+    Applied { worker: usize, generation: u64 },
+    Drained { worker: usize },
+    Failed { worker: usize, message: String },
+}
+
+/// A running worker.
+pub struct Worker {
+    commands: Sender<Command>,
+    thread: JoinHandle<()>,
+}
+
+impl Worker {
+    /// Starts a worker's thread. Its first event is `Started`, or `Failed` with the reason.
+    ///
+    /// # Errors
+    ///
+    /// When no thread can be started.
+    pub fn spawn(
+        config: WorkerConfig,
+        listeners: Vec<TcpListener>,
+        initial: Arc<Published>,
+        shard: Arc<Shard>,
+        log: Handle,
+        events: UnboundedSender<Event>,
+    ) -> io::Result<Self> {
+        let (commands, mailbox) = ring::mailbox();
+        let index = config.index;
+        let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            let result = prepare(config, initial, shard, log).map(|(runtime, core)| {
+                let on_turn = turn_recorder(&core);
+                let main = async {
+                    let listeners = listeners.into_iter().map(Listener::new).collect();
+                    run(&core, listeners, mailbox.claim(), &events).await;
+                };
+                runtime.run(main, on_turn);
+            });
+            if let Err(message) = result {
+                // The receiver is gone only when the process ends anyway.
+                let _ = events.send(Event::Failed { worker: index, message });
+            }
+        })?;
+        Ok(Self { commands, thread })
+    }
+
+    /// Posts a command. Never blocks.
+    pub fn send(&self, command: Command) {
+        self.commands.send(command);
+    }
+
+    /// Waits for the thread's end.
+    ///
+    /// # Errors
+    ///
+    /// The worker's panic.
+    pub fn join(self) -> thread::Result<()> {
+        self.thread.join()
+    }
+}
+
+fn prepare(
+    config: WorkerConfig,
+    initial: Arc<Published>,
+    shard: Arc<Shard>,
+    log: Handle,
+) -> Result<(Runtime, Rc<Core>), String> {
+    if let Some(cpu) = config.cpu {
+        crate::sys::pin_current_thread(cpu)
+            .map_err(|error| format!("cannot pin worker {} to CPU {cpu}: {error}", config.index))?;
+    }
+    let runtime = Runtime::new(&RingConfig::default()).map_err(|error| error.to_string())?;
+    let factory = Factory::new(Options {
+        provider: config.provider,
+        groups: config.groups.clone(),
+        cipher_suites: config.cipher_suites.clone(),
+        tickets: config.tickets,
+        ticket_lifetime_s: u32::try_from(config.ticket_lifetime.as_secs()).unwrap_or(u32::MAX),
+    })?;
+    let cache = Cache::new(factory, Arc::clone(&shard), config.tenants_bytes_max, config.misses_max);
+    let refusals = Refusals::new(log, Arc::clone(&shard), 0);
+    let core = Core::new(config, shard, initial, cache, refusals);
+    Ok((runtime, core))
+}
+
+/// Records what each turn did.
+fn turn_recorder(core: &Rc<Core>) -> impl FnMut(ring::Turn) + use<> {
+    let core = Rc::clone(core);
+    move |turn| {
+        core.shard.count(Counter::Turns);
+        core.shard.add(Counter::BusyMicros, turn.busy_us);
+        if turn.starved_receives > 0 {
+            core.shard.add(Counter::Limit(Limit::ReceiveBuffers), turn.starved_receives);
+        }
+        core.histograms.borrow_mut().turn.record_us(turn.busy_us);
+    }
+}
+
+/// A worker's main task: accepts, and does what the mailbox says.
+async fn run(
+    core: &Rc<Core>,
+    listeners: Vec<Listener>,
+    mut commands: Receiver<Command>,
+    events: &UnboundedSender<Event>,
+) {
+    let worker = core.config.index;
+    // The receiver of events is gone only when the process ends anyway.
+    let tell = |event| drop(events.send(event));
+    for listener in listeners {
+        ring::spawn(accept::run(Rc::clone(core), listener));
+    }
+    tell(Event::Started { worker });
+    loop {
+        match commands.receive().await {
+            Command::Publish(published) => {
+                publish(core, published);
+                tell(Event::Applied { worker, generation: core.published().snapshot.generation });
+            }
+            Command::Histograms(reply) => drop(reply.try_send(core.histograms.borrow().clone())),
+            Command::Stop => return,
+            Command::Drain => {
+                if core.draining.get().is_none() {
+                    core.draining.set(());
+                    ring::spawn(drain(Rc::clone(core), events.clone()));
+                }
+            }
+        }
+    }
+}
+
+fn publish(core: &Rc<Core>, published: Arc<Published>) {
+    core.shard.set(Gauge::Generation, published.snapshot.generation);
+    core.origins.update(&published.origins);
+    let changed = !Arc::ptr_eq(&core.published().snapshot, &published.snapshot);
+    if changed {
+        core.cache.publish(&published.snapshot);
+    }
+    *core.published.borrow_mut() = published;
+    if changed {
+        ring::spawn(sessions::sweep(Rc::clone(core)));
+    }
+}
+
+/// Waits for the last connection; at the deadline ends those that are left.
+async fn drain(core: Rc<Core>, events: UnboundedSender<Event>) {
+    let limit = core.config.drain_timeout;
+    if ring::timeout(limit, core.connections.below(1)).await.is_err() {
+        core.shard.add(Counter::Timeout(Timeout::Drain), core.connections.open() as u64);
+        core.sessions.end_all(TunnelEnd::Drained);
+    }
+    let _ = events.send(Event::Drained { worker: core.config.index });
+}

@@ -1,0 +1,268 @@
+//! The life of one client connection on a worker, from accept to its last byte.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use crate::policy::{Refusal, Verdict};
+use crate::proxy::proxy_protocol::{self, ClientCertificate, Endpoints, Header, Ssl};
+use crate::proxy::tunnel::Tunnel;
+use crate::ring::{self, Socket};
+use crate::telemetry::counters::{Counter, Timeout, TunnelEnd};
+use crate::telemetry::log::Refused;
+use crate::tls::{Outgoing, failure, identity};
+
+use super::core::{Core, Counted, now_unix_s};
+use super::handshake::{self, Denied, Failed, Progress, Started};
+use super::sessions::{Session, Sessions};
+
+/// How long a client may take to read its last alert and say goodbye (DECISIONS 9). Without this wait the close would be a
+/// reset, which overtakes the alert.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// How many bytes of a refused client are read and thrown away meanwhile.
+const LINGER_BYTES: usize = 64 * 1024;
+
+/// Serves an accepted connection to its end.
+pub async fn serve(core: Rc<Core>, counted: Counted, fd: OwnedFd) {
+    let socket = Socket::from(fd);
+    let progress = Progress::default();
+    let accepted = ring::now();
+    // Boxed and dropped before the tunnel begins: an idle connection does not carry its handshake's memory.
+    let shaken = {
+        let shaking = Box::pin(handshake::run(&core, &socket, &progress));
+        ring::timeout_at(accepted + core.config.handshake_timeout, shaking).await
+    };
+    match shaken {
+        Ok(Ok(started)) => {
+            handshake::record_duration(&core, accepted);
+            forward(&core, socket, started).await;
+        }
+        Ok(Err(Failed::Gone)) => core.shard.count(Counter::HandshakeAborted),
+        Ok(Err(Failed::Refused(denied))) => refuse(&core, &socket, &progress, *denied).await,
+        Err(ring::Elapsed) => {
+            core.shard.count(Counter::Timeout(Timeout::Handshake));
+            let denied = Denied {
+                reason: Refusal::HandshakeTimeout,
+                alert: Outgoing::default(),
+                leaf: Vec::new(),
+                detail: None,
+            };
+            refuse(&core, &socket, &progress, denied).await;
+        }
+    }
+    drop(counted);
+}
+
+/// Counts and logs a refusal, and tells the client.
+async fn refuse(core: &Core, socket: &Socket, progress: &Progress, denied: Denied) {
+    let Denied { reason, mut alert, leaf, detail } = denied;
+    core.shard.count(Counter::HandshakeRefused(reason));
+    if is_about_certificate(reason) {
+        core.shard.count(Counter::ClientRefused(reason));
+    }
+    core.log_refused(|| Refused {
+        hostname: progress.server_name.borrow().as_deref().map(str::to_owned),
+        peer: socket.peer_address(),
+        alert: (!alert.is_empty()).then(|| failure::alert_name(reason)).flatten(),
+        identity: identity::parse(&leaf).ok().map(Box::new),
+        detail,
+        ..Refused::new(reason)
+    });
+    let (bytes, filled) = alert.take();
+    if filled > 0 {
+        say_goodbye(core, socket, bytes, filled).await;
+    }
+}
+
+fn is_about_certificate(reason: Refusal) -> bool {
+    use Refusal as R;
+    matches!(
+        reason,
+        R::NoCertificate
+            | R::UnknownCa
+            | R::BadSignature
+            | R::Expired
+            | R::NotYetValid
+            | R::Revoked
+            | R::Denied
+            | R::CrlExpired
+            | R::CaExpired
+            | R::ChainTooLong
+            | R::WrongUsage
+            | R::MalformedCertificate
+            | R::RuleDenied
+    )
+}
+
+/// Sends the last bytes, ends our side, and gives the client a moment to take them.
+async fn say_goodbye(core: &Core, socket: &Socket, bytes: Vec<u8>, filled: usize) {
+    let goodbye = async {
+        if filled > 0 {
+            let (result, memory) = socket.send_prefix(bytes, filled).await;
+            core.buffers.keep_records(memory);
+            if result.is_err() {
+                return;
+            }
+        }
+        if socket.shutdown_write().is_err() {
+            return;
+        }
+        let mut drained = 0;
+        while drained < LINGER_BYTES {
+            match socket.receive(|chunk| chunk.len()).await {
+                Ok(Some(count)) => drained += count,
+                Ok(None) | Err(_) => return,
+            }
+        }
+    };
+    if ring::timeout(LINGER, goodbye).await.is_err() {
+        core.shard.count(Counter::Timeout(Timeout::Linger));
+    }
+}
+
+/// Connects to the origin and moves bytes until the connection ends, from inside or from outside.
+async fn forward(core: &Rc<Core>, socket: Socket, started: Started) {
+    let Started { session, early, out } = started;
+    let registered = Sessions::register(core, Rc::clone(&session));
+    let (end, mut last) = {
+        let mut inside = pin!(connect_and_tunnel(core, &socket, &session, early, out));
+        let mut validity = pin!(validity_ends(&session));
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(end) = session.end.poll(cx) {
+                return Poll::Ready((end, Outgoing::default()));
+            }
+            if let Poll::Ready(ended) = inside.as_mut().poll(cx) {
+                return Poll::Ready(ended);
+            }
+            validity.as_mut().poll(cx).map(|end| (end, Outgoing::default()))
+        })
+        .await
+    };
+    drop(registered);
+    core.shard.count(Counter::TunnelEnd(end));
+    match end {
+        TunnelEnd::TimedOut => core.shard.count(Counter::Timeout(Timeout::Tunnel)),
+        TunnelEnd::TrustChanged | TunnelEnd::CertificateEnded => {
+            log_trust_changed(core, &socket, &session, end);
+            socket.reset_on_close();
+        }
+        TunnelEnd::ProtocolError => {
+            let (bytes, filled) = last.take();
+            say_goodbye(core, &socket, bytes, filled).await;
+        }
+        _ => {}
+    }
+}
+
+/// Ends with the validity of the client's path (DECISIONS 13), if it has one.
+async fn validity_ends(session: &Session) -> TunnelEnd {
+    let not_after = session.standing.path.as_ref().map(|path| path.not_after_unix_s).filter(|end| *end < i64::MAX);
+    let Some(not_after) = not_after else { return std::future::pending().await };
+    loop {
+        // notAfter itself is still valid (RFC 5280 section 4.1.2.5); the clock may be set while we sleep.
+        let left_s = not_after.saturating_add(1).saturating_sub_unsigned(now_unix_s());
+        if left_s <= 0 {
+            return TunnelEnd::CertificateEnded;
+        }
+        let nap = Duration::from_secs(left_s.unsigned_abs()).min(VALIDITY_NAP);
+        ring::sleep_until(ring::now() + nap).await;
+    }
+}
+
+/// How long the end of a certificate is slept towards at most before the wall clock is read again: it may be set.
+const VALIDITY_NAP: Duration = Duration::from_secs(60 * 60);
+
+async fn connect_and_tunnel(
+    core: &Core,
+    socket: &Socket,
+    session: &Session,
+    early: Vec<u8>,
+    out: Outgoing,
+) -> (TunnelEnd, Outgoing) {
+    let record = std::sync::Arc::clone(&session.tenant.borrow().record);
+    let began = ring::now();
+    let Ok(origin) = core.origins.connect(&record.origin, &core.shard).await else {
+        core.log_unreachable(&record.origin.name, session.server_name.as_deref());
+        // No close_notify: nothing has ended in order, and the client must not take it for an empty answer.
+        return (TunnelEnd::OriginUnreachable, Outgoing::default());
+    };
+    let elapsed = std::time::Instant::now().saturating_duration_since(began);
+    core.histograms.borrow_mut().origin_connect.record_us(elapsed.as_micros() as u64);
+    if record.origin.proxy_protocol {
+        let (result, _) = origin.send(proxy_header(socket, session)).await;
+        if result.is_err() {
+            return (TunnelEnd::OriginAborted, Outgoing::default());
+        }
+    }
+    let tunnel = Tunnel {
+        client: socket,
+        tls: &session.tls,
+        origin: &origin,
+        shard: &core.shard,
+        buffers: &core.buffers,
+        idle: core.config.tunnel_timeout,
+    };
+    tunnel.run(early, out).await
+}
+
+/// What the origin is told about the client, in front of its bytes.
+fn proxy_header(socket: &Socket, session: &Session) -> Vec<u8> {
+    let tls = session.tls.borrow();
+    let endpoints = match (socket.peer_address(), socket.local_address()) {
+        (Some(source), Some(destination)) => Some(Endpoints { source, destination }),
+        _ => None,
+    };
+    let (version, cipher) = tls.names();
+    let leaf = tls.peer_certificates().and_then(|chain| chain.first());
+    let common_name = match session.standing.verdict {
+        // An unverified certificate says nothing that an origin should read as an identity (DECISIONS 22).
+        Verdict::Success => {
+            leaf.and_then(|leaf| identity::parse(leaf).ok()).and_then(|i| i.common_names.into_iter().next())
+        }
+        _ => None,
+    };
+    let header = Header {
+        endpoints,
+        alpn: tls.alpn(),
+        authority: session.server_name.as_deref(),
+        ssl: Some(Ssl {
+            version,
+            cipher: Some(&cipher),
+            client_certificate: client_certificate(session),
+            verify: proxy_protocol::verify_code(session.standing.verdict),
+            common_name: common_name.as_deref(),
+        }),
+    };
+    let mut bytes = Vec::new();
+    header.encode(&mut bytes);
+    bytes
+}
+
+fn client_certificate(session: &Session) -> ClientCertificate {
+    match session.standing.verdict {
+        Verdict::None => ClientCertificate::None,
+        _ if session.resumed => ClientCertificate::Session,
+        _ => ClientCertificate::Connection,
+    }
+}
+
+/// A connection that trust was withdrawn from leaves the same kind of line as a refused one.
+fn log_trust_changed(core: &Core, socket: &Socket, session: &Session, end: TunnelEnd) {
+    core.shard.count(Counter::ClientRefused(Refusal::TrustChanged));
+    core.log_refused(|| {
+        let tls = session.tls.borrow();
+        let leaf = tls.peer_certificates().and_then(|chain| chain.first());
+        let peer: Option<SocketAddr> = socket.peer_address();
+        Refused {
+            hostname: session.server_name.as_deref().map(str::to_owned),
+            peer,
+            identity: leaf.and_then(|leaf| identity::parse(leaf).ok()).map(Box::new),
+            detail: (end == TunnelEnd::CertificateEnded).then(|| "the client's certificate has expired".to_owned()),
+            ..Refused::new(Refusal::TrustChanged)
+        }
+    });
+}

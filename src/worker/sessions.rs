@@ -1,0 +1,174 @@
+//! The established connections of a worker, and their judgement when trust changes (I6).
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use slab::Slab;
+
+use crate::policy::{Facts, Refusal, Verdict};
+use crate::registry::{ClientAuthMode, Snapshot};
+use crate::ring::{self, Signal};
+use crate::telemetry::counters::TunnelEnd;
+use crate::tls::scope::Standing;
+use crate::tls::{Connection, Tenant, identity};
+
+use super::cache::Lookup;
+use super::core::{Core, now_unix_s};
+
+/// One established connection: what it rests on, and how to end it.
+pub struct Session {
+    /// As the client named it, normalised.
+    pub server_name: Option<Box<str>>,
+    pub tenant: RefCell<Rc<Tenant>>,
+    pub standing: Standing,
+    /// The handshake resumed an earlier session.
+    pub resumed: bool,
+    /// The client's address, when rules have looked at it.
+    pub source: Option<IpAddr>,
+    pub tls: RefCell<Connection>,
+    /// Set to end the connection from outside.
+    pub end: Signal<TunnelEnd>,
+}
+
+/// All sessions of a worker.
+#[derive(Default)]
+pub struct Sessions {
+    open: RefCell<Slab<Rc<Session>>>,
+}
+
+/// A session's place; leaving it when dropped.
+pub struct Registered {
+    core: Rc<Core>,
+    key: usize,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        // The session itself is dropped outside the borrow.
+        let session = self.core.sessions.open.borrow_mut().try_remove(self.key);
+        drop(session);
+    }
+}
+
+impl Sessions {
+    /// Enters a session.
+    pub fn register(core: &Rc<Core>, session: Rc<Session>) -> Registered {
+        let key = core.sessions.open.borrow_mut().insert(session);
+        Registered { core: Rc::clone(core), key }
+    }
+
+    /// Ends every session.
+    pub fn end_all(&self, end: TunnelEnd) {
+        for (_, session) in self.open.borrow().iter() {
+            session.end.set(end);
+        }
+    }
+
+    fn get(&self, key: usize) -> Option<Rc<Session>> {
+        self.open.borrow().get(key).cloned()
+    }
+
+    fn keys(&self) -> Vec<usize> {
+        self.open.borrow().iter().map(|(key, _)| key).collect()
+    }
+}
+
+/// How long a sweep judges sessions before other work of the core goes on, about a millisecond, in microseconds.
+///
+/// A session whose record has not changed is a comparison of pointers; one whose anchor is gone may take a few signatures of
+/// about 55 us. With a third of the core a sweep judges some 5,000 sessions anew in a second, whatever handshakes wait: it
+/// does not stand in their queue, since withdrawn trust must act within a second (I6) under a flood too.
+const SWEEP_STEP_US: u128 = 300;
+
+/// Judges every open session by the snapshot served now, a few at a time between the core's other work. Sessions that
+/// begin meanwhile compare generations themselves.
+pub async fn sweep(core: Rc<Core>) {
+    let generation = core.published().snapshot.generation;
+    let mut step = Instant::now();
+    for key in core.sessions.keys() {
+        if step.elapsed().as_micros() >= SWEEP_STEP_US {
+            ring::sleep_until(ring::now()).await;
+            step = Instant::now();
+        }
+        let published = core.published();
+        if published.snapshot.generation != generation {
+            // A newer sweep is under way.
+            return;
+        }
+        if let Some(session) = core.sessions.get(key)
+            && rejudge(&core, &published.snapshot, &session).is_err()
+        {
+            session.end.set(TunnelEnd::TrustChanged);
+        }
+    }
+}
+
+/// Whether the session would be let in by this snapshot. If so it rests on the new tenant from now on.
+pub fn rejudge(core: &Core, snapshot: &Snapshot, session: &Session) -> Result<(), Refusal> {
+    let resolution = match &session.server_name {
+        Some(name) => snapshot.resolve(name),
+        None => snapshot.resolve_default(),
+    };
+    let record = resolution.record().ok_or(Refusal::TrustChanged)?;
+    let old = Rc::clone(&session.tenant.borrow());
+    if Arc::ptr_eq(record, &old.record) {
+        return Ok(());
+    }
+    // DECISIONS 16: a name that now belongs to another record takes its connections along to nobody.
+    if record.id != old.record.id {
+        return Err(Refusal::TrustChanged);
+    }
+    let Lookup::Found(tenant) = core.cache.tenant(record) else { return Err(Refusal::RecordUnreadable) };
+    let now_unix_s = now_unix_s();
+    let mode = tenant.record.client_auth.mode;
+    match session.standing.verdict {
+        // Nobody is asked any more: what was proved before harms nobody.
+        _ if mode == ClientAuthMode::Off => {}
+        Verdict::Success => {
+            // The path's end was taken without the dates of its CA, and those count now.
+            let ca_dates_count = old.record.client_auth.allow_expired_ca && !tenant.record.client_auth.allow_expired_ca;
+            if ca_dates_count || !tenant.still_stands(&session.standing, now_unix_s) {
+                // The anchor is gone: another one of the new set may carry the chain (a CA renewed under its old key).
+                let verifier = tenant.verifier.as_ref().ok_or(Refusal::TrustChanged)?;
+                let tls = session.tls.borrow();
+                let (leaf, rest) =
+                    tls.peer_certificates().and_then(|c| c.split_first()).ok_or(Refusal::TrustChanged)?;
+                let path = verifier.verify(leaf, rest, now_unix_s as i64)?;
+                // The connection's end is set for the old path: one that ends earlier must be made anew.
+                if session.standing.path.as_ref().is_none_or(|old| path.not_after_unix_s < old.not_after_unix_s) {
+                    return Err(Refusal::TrustChanged);
+                }
+            }
+        }
+        Verdict::None | Verdict::Failed(_) if mode == ClientAuthMode::Require => return Err(Refusal::NoCertificate),
+        Verdict::None | Verdict::Failed(_) => {}
+    }
+    judge_rules(&tenant, session)?;
+    *session.tenant.borrow_mut() = tenant;
+    Ok(())
+}
+
+/// Judges the hostname's rules for an established session.
+pub fn judge_rules(tenant: &Tenant, session: &Session) -> Result<(), Refusal> {
+    let rules = &tenant.record.rules;
+    if rules.is_empty() {
+        return Ok(());
+    }
+    let tls = session.tls.borrow();
+    let leaf = tls.peer_certificates().and_then(|chain| chain.first());
+    let identity = match (rules.needs_identity(), leaf) {
+        (true, Some(leaf)) => Some(identity::parse(leaf).map_err(|_| Refusal::MalformedCertificate)?),
+        _ => None,
+    };
+    let facts = Facts {
+        verdict: session.standing.verdict,
+        identity: identity.as_ref(),
+        source: session.source,
+        method: None,
+        path: None,
+    };
+    rules.judge(&facts)
+}

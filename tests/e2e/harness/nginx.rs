@@ -1,0 +1,77 @@
+//! nginx as an origin: plain HTTP on a Unix-domain socket, so that no port can be lost to another test.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use super::{SOON, process, wait};
+
+/// The body of `/`.
+pub const BODY: &str = "hello from nginx\n";
+
+/// Bytes of `/big`.
+pub const BIG_BYTES: u64 = 8 << 20;
+
+/// A running nginx.
+pub struct Nginx {
+    child: Child,
+    directory: TempDir,
+}
+
+impl Nginx {
+    /// `None`, and a loud line, where nginx is not installed.
+    pub fn start() -> Option<Self> {
+        let program = process::tool("nginx")?;
+        let directory = tempfile::Builder::new().prefix("hostward-nginx-").tempdir().expect("a directory");
+        let root = directory.path().join("root");
+        fs::create_dir(&root).expect("a directory");
+        fs::write(root.join("index.html"), BODY).expect("a file");
+        let big = fs::File::create(root.join("big")).expect("a file");
+        big.set_len(BIG_BYTES).expect("a sparse file");
+        let config = directory.path().join("nginx.conf");
+        let home = directory.path().display();
+        // One process in the foreground that keeps everything in its directory; its worker keeps the tests' user, who
+        // may be root and own the directory.
+        let text = format!(
+            "daemon off; master_process off; pid {home}/pid; error_log {home}/error.log;
+             events {{ worker_connections 1024; }}
+             http {{
+                 access_log off; keepalive_requests 1000000; client_max_body_size 0;
+                 client_body_temp_path {home}/body; proxy_temp_path {home}/proxy; fastcgi_temp_path {home}/fastcgi;
+                 uwsgi_temp_path {home}/uwsgi; scgi_temp_path {home}/scgi;
+                 server {{ listen unix:{home}/http.sock; root {home}/root; location /sink {{ return 200; }} }}
+             }}"
+        );
+        fs::write(&config, text).expect("a file");
+        let child = Command::new(program)
+            .arg("-e")
+            .arg(directory.path().join("error.log"))
+            .arg("-c")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("nginx starts");
+        let nginx = Self { child, directory };
+        wait::until("nginx listens", SOON, || std::os::unix::net::UnixStream::connect(nginx.socket()).is_ok());
+        Some(nginx)
+    }
+
+    pub fn url(&self) -> String {
+        format!("unix:{}", self.socket().display())
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("http.sock")
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
