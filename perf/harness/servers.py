@@ -234,6 +234,8 @@ class Hostward(Server):
     """Hostward in tcp mode."""
 
     name = "hostward"
+    mode = "tcp"
+    scheme = "tcp"
 
     @classmethod
     def binary(cls, setting):
@@ -262,7 +264,7 @@ connections_per_worker = {connections}
 drain_timeout = "1s"
 
 [origin.perf]
-url = ["tcp://127.0.0.1:{self.origin_port}"]
+url = ["{self.scheme}://127.0.0.1:{self.origin_port}"]
 {hosts}""")
         return [str(self.binary(self.setting)), "run", "-c", str(path)]
 
@@ -279,7 +281,7 @@ name = "host{host}.perf.test"
 certificate = "{pem}"
 private_key = "{pem}"
 origin = "perf"
-mode = "tcp"
+mode = "{self.mode}"
 {default}{auth}"""
 
     @classmethod
@@ -294,6 +296,14 @@ mode = "tcp"
         return _say([str(cls.binary(setting)), "-V"]).splitlines()[0]
 
 
+class HostwardHttp(Hostward):
+    """Hostward in http mode: requests parsed, judged and rewritten, origin connections pooled."""
+
+    name = "hostward-http"
+    mode = "http"
+    scheme = "http"
+
+
 class HostwardOther(Hostward):
     """A second binary of Hostward, to compare two commits in the same run."""
 
@@ -305,10 +315,10 @@ class HostwardOther(Hostward):
 
 
 # In the order of the columns.
-ALL = {server.name: server for server in (Hostward, HostwardOther, Nginx, Haproxy, Baseline, Baseline8k)}
+ALL = {server.name: server for server in (Hostward, HostwardHttp, HostwardOther, Nginx, Haproxy, Baseline, Baseline8k)}
 
 # What is compared where the command line says nothing.
-DEFAULT = ["hostward", "nginx", "haproxy", "baseline"]
+DEFAULT = ["hostward", "hostward-http", "nginx", "haproxy", "baseline"]
 
 
 class Origin:
