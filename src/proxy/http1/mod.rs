@@ -8,8 +8,10 @@ pub mod answer;
 pub mod authority;
 mod body;
 mod fields;
+mod head;
 mod request;
 mod response;
+mod target;
 
 pub use answer::ProxyError;
 pub use body::{BadBody, Body};
