@@ -7,7 +7,10 @@
 pub mod answer;
 pub mod authority;
 mod body;
+pub mod client;
+pub mod exchange;
 mod fields;
+pub mod reply;
 mod head;
 mod request;
 mod response;
