@@ -20,11 +20,11 @@ use toml::de::DeTable;
 use super::reader::{Reader, Source, Table, Value, quote, with_suggestion};
 use super::report::{Place, Problem, Report, Severity};
 use super::schema::hostname::{HOSTNAME_KEYS, HostnameDraft, hostname};
-use super::schema::origin::{OriginReference, origin};
+use super::schema::origin::{OriginReference, origin, unfit};
 use super::schema::tls::{SUITES_CANNOT_SERVE, TLS_KEYS, suites_can_serve, tls};
 use super::schema::{ROOT_KEYS, settings};
 use super::types::{Admin, Cache, Config, Hostname, Limits, Log, Server, Tls};
-use crate::registry::{Name, Origin};
+use crate::registry::{Mode, Name, Origin, OriginAddress};
 
 /// How deep files may include files: the main file is at depth 0. Two levels are in use (a directory of customers, each
 /// with parts), four leave room, and a loop of links ends.
@@ -160,6 +160,7 @@ impl Draft {
         self.check_default(&drafts);
         let mut unnamed: HashMap<String, Arc<Origin>> = HashMap::new();
         for draft in drafts {
+            let named_at = draft.origin.as_ref().map(|(_, place)| place.clone());
             let origin = match draft.origin {
                 Some((OriginReference::Named(name), place)) => {
                     used.insert(name.clone());
@@ -185,6 +186,9 @@ impl Draft {
             }
             // What is missing here has been reported, so that the report below is not empty.
             let (Some(origin), Some(mode)) = (origin, draft.mode) else { continue };
+            if let (Some(text), Some(place)) = (unfit(&origin, mode), named_at) {
+                self.report.push(place.error(text));
+            }
             hostnames.push(Hostname {
                 place: draft.place,
                 names: draft.names,
@@ -195,11 +199,13 @@ impl Draft {
                 min_version,
                 cipher_suites,
                 alpn: draft.alpn,
+                keep_unusual_headers: draft.keep_unusual_headers,
                 client_auth: draft.client_auth,
                 rules: draft.rules,
             });
         }
         self.warn_of_unused(&used, hostnames.is_empty());
+        self.warn_of_shared_bytes(&hostnames);
         self.report.sort(&self.files);
         if self.incomplete || self.report.has_errors() {
             return Err(self.report);
@@ -259,6 +265,38 @@ impl Draft {
         let text = format!("default = true stands at {first} already; one hostname can serve the names no record has");
         let problems: Vec<Problem> = places.map(|place| place.error(text.clone())).collect();
         self.report.problems.extend(problems);
+    }
+
+    /// Says where bytes go to an HTTP origin that serves others too: a client of one hostname can ask there for another's
+    /// pages, because nobody looks at its Host (DECISIONS 25). The PROXY header tells the origin which hostname it came for.
+    fn warn_of_shared_bytes(&mut self, hostnames: &[Hostname]) {
+        if self.incomplete || self.report.has_errors() {
+            return;
+        }
+        let mut users: HashMap<&OriginAddress, Vec<usize>> = HashMap::new();
+        for (index, hostname) in hostnames.iter().enumerate() {
+            for address in &hostname.origin.addresses {
+                users.entry(address).or_default().push(index);
+            }
+        }
+        let speaks_http = |hostname: &Hostname| {
+            hostname.mode == Mode::Http || hostname.alpn.iter().any(|name| name.starts_with(b"http/") || name == b"h2")
+        };
+        for (index, hostname) in hostnames.iter().enumerate() {
+            if hostname.mode != Mode::Tcp || hostname.origin.proxy_protocol {
+                continue;
+            }
+            let others = hostname.origin.addresses.iter().filter_map(|address| users.get(address)).flatten();
+            let mut others = others.filter(|other| **other != index).map(|other| &hostnames[*other]).peekable();
+            let is_http = speaks_http(hostname) || others.clone().any(speaks_http);
+            if let Some(other) = others.next().filter(|_| is_http) {
+                let other = other.names.first().map_or("another hostname", |(name, _)| name.as_str());
+                self.report.push(hostname.place.warning(format!(
+                    "mode = \"tcp\" forwards requests unseen to an HTTP origin that serves {other} too: clients can ask for \
+                     its pages by Host; write mode = \"http\", or proxy_protocol = \"v2\" and have the origin check its authority"
+                )));
+            }
+        }
     }
 
     fn warn_of_unused(&mut self, used: &HashSet<String>, no_hostnames: bool) {

@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::report::{Place, Problem};
+use crate::policy::IdentitySets;
 use crate::policy::rules::RuleSpec;
 use crate::registry::{ClientAuthMode, Mode, Name, Origin, TlsVersion};
 
@@ -41,6 +44,8 @@ pub struct Server {
     pub cpus: Option<Vec<usize>>,
     /// Where state that survives a restart is kept.
     pub state_dir: PathBuf,
+    /// Peers whose `X-Forwarded-*`, `Forwarded` and `X-Request-Id` are kept.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// How many workers there are.
@@ -136,6 +141,18 @@ pub struct Limits {
     pub drain_timeout: Duration,
     /// How long a tunnel may be idle.
     pub tunnel_timeout: Duration,
+    /// From the first byte of a request head to its last.
+    pub header_timeout: Duration,
+    /// How long a connection may wait for its next request.
+    pub idle_timeout: Duration,
+    /// The largest head of a request or response, bytes.
+    pub header_bytes: usize,
+    /// The most fields of such a head.
+    pub headers: usize,
+    /// The largest body of a request, bytes; `None`: any.
+    pub body_bytes: Option<u64>,
+    /// The slowest a peer may send or take a body, bytes a second; `None`: as slow as it likes.
+    pub min_body_rate: Option<u64>,
 }
 
 /// `[cache]`
@@ -180,6 +197,7 @@ pub struct Hostname {
     pub cipher_suites: Vec<String>,
     /// In order of preference; empty: none is negotiated.
     pub alpn: Vec<Vec<u8>>,
+    pub keep_unusual_headers: bool,
     pub client_auth: ClientAuthFiles,
     /// In the order in which they are tried.
     pub rules: Vec<Rule>,
@@ -206,6 +224,8 @@ pub struct ClientAuthFiles {
     pub allow_expired_ca: bool,
     /// CA names are sent in CertificateRequest.
     pub send_ca_names: bool,
+    /// What the origin is told about the client over HTTP.
+    pub headers: IdentitySets,
 }
 
 /// `[[hostname.rule]]`

@@ -166,6 +166,7 @@ impl<'a> Assembly<'a> {
                 min_version: hostname.min_version,
                 cipher_suites: hostname.cipher_suites.clone(),
                 alpn: hostname.alpn.clone(),
+                keep_unusual_headers: hostname.keep_unusual_headers,
                 digest: [0; 32],
             };
             let digest = digest::of_record(&record, hostname.rules.iter().map(|rule| &rule.spec));
@@ -246,6 +247,7 @@ impl<'a> Assembly<'a> {
             ca_set,
             allow_expired_ca: auth.allow_expired_ca,
             send_ca_names: auth.send_ca_names,
+            headers: auth.headers,
         })
     }
 

@@ -3,7 +3,8 @@
 use crate::config::{self, Config, Workers};
 use crate::telemetry::log::Level;
 use crate::tls;
-use crate::worker::WorkerConfig;
+use crate::proxy::http1::HeadLimits;
+use crate::worker::{HttpLimits, WorkerConfig};
 
 /// One configuration a worker.
 ///
@@ -59,6 +60,14 @@ fn worker(config: &Config, index: usize, cpu: Option<usize>, connections_max: us
         handshake_timeout: limits.handshake_timeout,
         tunnel_timeout: limits.tunnel_timeout,
         drain_timeout: limits.drain_timeout,
+        trusted_proxies: config.server.trusted_proxies.clone(),
+        http: HttpLimits {
+            header_timeout: limits.header_timeout,
+            idle_timeout: limits.idle_timeout,
+            head: HeadLimits { bytes_max: limits.header_bytes, fields_max: limits.headers },
+            body_bytes_max: limits.body_bytes,
+            min_body_rate: limits.min_body_rate,
+        },
         tenants_bytes_max: usize::try_from(cache.tenants_per_worker).unwrap_or(usize::MAX),
         misses_max: cache.misses_per_worker,
     }
@@ -90,6 +99,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("server.workers", old.server.workers != new.server.workers),
         ("server.cpus", old.server.cpus != new.server.cpus),
         ("server.state_dir", old.server.state_dir != new.server.state_dir),
+        ("server.trusted_proxies", old.server.trusted_proxies != new.server.trusted_proxies),
         ("admin.socket", old.admin.socket != new.admin.socket),
         ("admin.listen", old.admin.listen != new.admin.listen),
         ("tls.provider", tls.provider != new.tls.provider),
@@ -102,6 +112,12 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("limits.handshake_timeout", limits.handshake_timeout != new.limits.handshake_timeout),
         ("limits.tunnel_timeout", limits.tunnel_timeout != new.limits.tunnel_timeout),
         ("limits.drain_timeout", limits.drain_timeout != new.limits.drain_timeout),
+        ("limits.header_timeout", limits.header_timeout != new.limits.header_timeout),
+        ("limits.idle_timeout", limits.idle_timeout != new.limits.idle_timeout),
+        ("limits.header_bytes", limits.header_bytes != new.limits.header_bytes),
+        ("limits.headers", limits.headers != new.limits.headers),
+        ("limits.body_bytes", limits.body_bytes != new.limits.body_bytes),
+        ("limits.min_body_rate", limits.min_body_rate != new.limits.min_body_rate),
         ("cache.tenants_per_worker", cache.tenants_per_worker != new.cache.tenants_per_worker),
         ("cache.misses_per_worker", cache.misses_per_worker != new.cache.misses_per_worker),
     ];
@@ -125,6 +141,7 @@ pub(super) mod tests {
                 workers: Workers::Auto,
                 cpus: None,
                 state_dir: "state".into(),
+                trusted_proxies: vec![],
             },
             admin: Admin { socket: "admin.sock".into(), listen: None },
             tls: Tls {
@@ -141,6 +158,12 @@ pub(super) mod tests {
                 handshake_timeout: second,
                 drain_timeout: second,
                 tunnel_timeout: second,
+                header_timeout: second,
+                idle_timeout: second,
+                header_bytes: 1,
+                headers: 1,
+                body_bytes: None,
+                min_body_rate: None,
             },
             cache: Cache { tenants_per_worker: 1, misses_per_worker: 1 },
             log: Log { level: LogLevel::Info },

@@ -73,14 +73,18 @@ fn literal(host: &str) -> Option<IpAddr> {
 mod tests {
     use super::*;
     use crate::policy::Rules;
-    use crate::registry::{ClientAuth, ClientAuthMode, HostnameRecord, Mode, Name, Origin, RecordId, TlsVersion};
+    use crate::policy::IdentitySets;
+    use crate::registry::{ClientAuth, ClientAuthMode, HostnameRecord, Mode, Name, Origin, RecordId, Scheme, TlsVersion};
     use std::sync::Arc;
-    use std::time::Duration;
 
     fn record(name: &str, origin: &str, addresses: Vec<OriginAddress>) -> Arc<HostnameRecord> {
-        let client_auth =
-            ClientAuth { mode: ClientAuthMode::Off, ca_set: None, allow_expired_ca: false, send_ca_names: false };
-        let connect_timeout = Duration::from_secs(1);
+        let client_auth = ClientAuth {
+            mode: ClientAuthMode::Off,
+            ca_set: None,
+            allow_expired_ca: false,
+            send_ca_names: false,
+            headers: IdentitySets::default(),
+        };
         Arc::new(HostnameRecord {
             id: RecordId([0; 16]),
             name: Name::parse_record(name).unwrap(),
@@ -89,10 +93,11 @@ mod tests {
             certificates: vec![],
             client_auth,
             rules: Rules::default(),
-            origin: Arc::new(Origin { name: origin.into(), addresses, connect_timeout, proxy_protocol: false }),
+            origin: Arc::new(Origin::new(origin.into(), addresses, Scheme::Tcp)),
             min_version: TlsVersion::V1_2,
             cipher_suites: vec![],
             alpn: vec![],
+            keep_unusual_headers: false,
             digest: [0; 32],
         })
     }

@@ -77,6 +77,18 @@ const ORIGIN_CONNECTS: Family =
     Family { name: "hostward_origin_connects_total", help: "Attempts to reach an origin, by result." };
 const TUNNELS_ENDED: Family =
     Family { name: "hostward_tunnels_ended_total", help: "Established connections that ended, by the way they did." };
+const REQUESTS: Family =
+    Family { name: "hostward_requests_total", help: "HTTP requests that ended, by the class of their status." };
+const REQUESTS_REFUSED: Family =
+    Family { name: "hostward_requests_refused_total", help: "HTTP requests refused, by reason." };
+const POOL: Family = Family {
+    name: "hostward_origin_pool_total",
+    help: "Where requests found their origin connection, and what became of it afterwards.",
+};
+const RETRIES: Family = Family {
+    name: "hostward_origin_retries_total",
+    help: "Requests sent again because an idle origin connection turned out dead.",
+};
 const TURNS: Family = Family { name: "hostward_worker_turns_total", help: "Turns of a worker's loop." };
 const BUSY: Family = Family {
     name: "hostward_worker_busy_microseconds_total",
@@ -90,6 +102,17 @@ const TENANTS_CACHED: Family =
 const WORKER_GENERATION: Family =
     Family { name: "hostward_worker_generation", help: "The registry generation a worker serves." };
 
+const IDLE_ORIGINS: Family =
+    Family { name: "hostward_origin_connections_idle", help: "Origin connections kept for the next request." };
+
+const REQUEST_SECONDS: Family = Family {
+    name: "hostward_request_seconds",
+    help: "From the first byte of a request to the last byte of its response, sent to the client.",
+};
+const ORIGIN_SECONDS: Family = Family {
+    name: "hostward_origin_seconds",
+    help: "From a request judged to the first byte of its response, connecting included.",
+};
 const HANDSHAKE_SECONDS: Family =
     Family { name: "hostward_handshake_seconds", help: "From accept to the end of the TLS handshake." };
 const CONNECT_SECONDS: Family =
@@ -154,6 +177,10 @@ fn describe(counter: Counter) -> (&'static Family, Vec<Label<'static>>) {
         Counter::Timeout(timeout) => (&TIMEOUTS, vec![("timeout", timeout.label())]),
         Counter::OriginConnect(result) => (&ORIGIN_CONNECTS, vec![("result", result.label())]),
         Counter::TunnelEnd(end) => (&TUNNELS_ENDED, vec![("end", end.label())]),
+        Counter::Request(class) => (&REQUESTS, vec![("protocol", "http/1.1"), ("status_class", class.label())]),
+        Counter::RequestRefused(reason) => (&REQUESTS_REFUSED, vec![("reason", reason.label())]),
+        Counter::Pool(result) => (&POOL, vec![("result", result.label())]),
+        Counter::Retry => (&RETRIES, vec![]),
         Counter::Turns => (&TURNS, vec![]),
         Counter::BusyMicros => (&BUSY, vec![]),
     }
@@ -166,6 +193,7 @@ fn describe_gauge(gauge: Gauge) -> (&'static Family, bool) {
         Gauge::Handshakes => (&HANDSHAKES_OPEN, false),
         Gauge::Tenants => (&TENANTS_CACHED, false),
         Gauge::Generation => (&WORKER_GENERATION, true),
+        Gauge::IdleOrigins => (&IDLE_ORIGINS, false),
     }
 }
 
@@ -177,6 +205,8 @@ pub fn render(sources: &Sources<'_>) -> String {
     let histograms = sources.histograms;
     text.histogram(&HANDSHAKE_SECONDS, &NETWORK_BOUNDS_US, &histograms.handshake);
     text.histogram(&CONNECT_SECONDS, &NETWORK_BOUNDS_US, &histograms.origin_connect);
+    text.histogram(&REQUEST_SECONDS, &NETWORK_BOUNDS_US, &histograms.request);
+    text.histogram(&ORIGIN_SECONDS, &NETWORK_BOUNDS_US, &histograms.origin);
     text.histogram(&TURN_SECONDS, &TURN_BOUNDS_US, &histograms.turn);
     control(&mut text, sources.control);
     process(&mut text, sources.process);

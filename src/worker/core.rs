@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::proxy::buffers::Buffers;
+use crate::proxy::http1::Slots;
 use crate::proxy::origin::Origins;
 use crate::ring::{self, Signal};
 use crate::telemetry::counters::{Counter, Gauge, Shard};
@@ -15,6 +16,7 @@ use crate::tls::Verdicts;
 
 use super::admission::Admission;
 use super::cache::Cache;
+use super::request_ids::RequestIds;
 use super::sessions::Sessions;
 use super::{Published, WorkerConfig};
 
@@ -32,6 +34,9 @@ pub struct Core {
     pub buffers: Buffers,
     pub histograms: RefCell<Histograms>,
     pub refusals: RefCell<Refusals>,
+    /// Storage for parsing heads, used by one at a time.
+    pub slots: RefCell<Slots>,
+    pub request_ids: RequestIds,
     /// Set when the worker drains: accepting ends.
     pub draining: Signal<()>,
     pub connections: Connections,
@@ -117,9 +122,10 @@ impl Core {
         published: Arc<Published>,
         cache: Cache,
         refusals: Refusals,
+        request_ids: RequestIds,
     ) -> Rc<Self> {
         let origins = Origins::default();
-        origins.update(&published.origins);
+        origins.update(&published.origins, &shard);
         shard.set(Gauge::Generation, published.snapshot.generation);
         Rc::new(Self {
             verdicts: Rc::default(),
@@ -133,6 +139,8 @@ impl Core {
             buffers: Buffers::default(),
             histograms: RefCell::default(),
             refusals: RefCell::new(refusals),
+            slots: RefCell::default(),
+            request_ids,
             draining: Signal::default(),
             connections: Connections::default(),
             started: Instant::now(),

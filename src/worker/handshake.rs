@@ -1,6 +1,6 @@
 //! From an accepted socket to an established session, or to a refusal.
 
-use std::cell::RefCell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -247,12 +247,17 @@ fn establish(
         source,
         tls: RefCell::new(tls),
         end: Signal::default(),
+        draining: Signal::default(),
+        generation: Cell::new(generation),
+        request: RefCell::default(),
+        identity: OnceCell::new(),
     });
     let mut judged = sessions::judge_rules(&tenant, &session);
     // DECISIONS 14: what was published while the handshake ran counts.
     let published = core.published();
     if judged.is_ok() && published.snapshot.generation != generation {
         judged = sessions::rejudge(core, &published.snapshot, &session);
+        session.generation.set(published.snapshot.generation);
     }
     match judged {
         Ok(()) => {

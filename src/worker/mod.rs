@@ -9,6 +9,8 @@ mod admission;
 mod cache;
 mod core;
 mod handshake;
+mod http;
+mod request_ids;
 mod session;
 mod sessions;
 
@@ -19,9 +21,11 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::registry::Snapshot;
+use crate::proxy::http1::HeadLimits;
+use crate::registry::{HostnameRecord, Snapshot};
 use crate::registry::origins::OriginTable;
 use crate::ring::{self, Listener, Receiver, RingConfig, Runtime, Sender};
 use crate::telemetry::counters::{Counter, Gauge, Limit, Shard, Timeout, TunnelEnd};
@@ -32,6 +36,7 @@ use crate::tls::{Factory, Options, Provider};
 
 use self::cache::Cache;
 use self::core::Core;
+use self::request_ids::RequestIds;
 
 /// Connections the kernel may hold for one listener before it drops them.
 ///
@@ -64,8 +69,25 @@ pub struct WorkerConfig {
     pub tunnel_timeout: Duration,
     /// How long a drain waits for connections to end by themselves.
     pub drain_timeout: Duration,
+    /// Peers whose `X-Forwarded-*`, `Forwarded` and `X-Request-Id` are kept.
+    pub trusted_proxies: Vec<IpNet>,
+    pub http: HttpLimits,
     pub tenants_bytes_max: usize,
     pub misses_max: usize,
+}
+
+/// The limits of HTTP connections.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpLimits {
+    /// From the first byte of a head to its last.
+    pub header_timeout: Duration,
+    /// Longest wait for the next request.
+    pub idle_timeout: Duration,
+    pub head: HeadLimits,
+    /// Largest body of a request, bytes; `None`: any.
+    pub body_bytes_max: Option<u64>,
+    /// The slowest a client may send or take a body, bytes a second; `None`: as slow as it likes.
+    pub min_body_rate: Option<u64>,
 }
 
 /// What all workers serve at one generation; published whole.
@@ -171,7 +193,8 @@ fn prepare(
     })?;
     let cache = Cache::new(factory, Arc::clone(&shard), config.tenants_bytes_max, config.misses_max);
     let refusals = Refusals::new(log, Arc::clone(&shard), 0);
-    let core = Core::new(config, shard, initial, cache, refusals);
+    let request_ids = RequestIds::new()?;
+    let core = Core::new(config, shard, initial, cache, refusals, request_ids);
     Ok((runtime, core))
 }
 
@@ -201,6 +224,10 @@ async fn run(
     for listener in listeners {
         ring::spawn(accept::run(Rc::clone(core), listener));
     }
+    {
+        let core = Rc::clone(core);
+        ring::spawn(async move { core.origins.watch(&core.shard).await });
+    }
     tell(Event::Started { worker });
     loop {
         match commands.receive().await {
@@ -213,6 +240,7 @@ async fn run(
             Command::Drain => {
                 if core.draining.get().is_none() {
                     core.draining.set(());
+                    core.sessions.drain_all();
                     ring::spawn(drain(Rc::clone(core), events.clone()));
                 }
             }
@@ -222,10 +250,14 @@ async fn run(
 
 fn publish(core: &Rc<Core>, published: Arc<Published>) {
     core.shard.set(Gauge::Generation, published.snapshot.generation);
-    core.origins.update(&published.origins);
+    core.origins.update(&published.origins, &core.shard);
     let changed = !Arc::ptr_eq(&core.published().snapshot, &published.snapshot);
     if changed {
         core.cache.publish(&published.snapshot);
+        let same = |record: &Arc<HostnameRecord>| {
+            published.snapshot.get(record.name.as_str()).is_some_and(|now| Arc::ptr_eq(now, record))
+        };
+        core.origins.keep_owners(same, &core.shard);
     }
     *core.published.borrow_mut() = published;
     if changed {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::policy::{Refusal, Verdict};
 use crate::proxy::proxy_protocol::{self, ClientCertificate, Endpoints, Header, Ssl};
 use crate::proxy::tunnel::Tunnel;
+use crate::registry::Mode;
 use crate::ring::{self, Socket};
 use crate::telemetry::counters::{Counter, Timeout, TunnelEnd};
 use crate::telemetry::log::Refused;
@@ -17,6 +18,7 @@ use crate::tls::{Outgoing, failure, identity};
 
 use super::core::{Core, Counted, now_unix_s};
 use super::handshake::{self, Denied, Failed, Progress, Started};
+use super::http;
 use super::sessions::{Session, Sessions};
 
 /// How long a client may take to read its last alert and say goodbye (DECISIONS 9). Without this wait the close would be a
@@ -99,7 +101,7 @@ fn is_about_certificate(reason: Refusal) -> bool {
 }
 
 /// Sends the last bytes, ends our side, and gives the client a moment to take them.
-async fn say_goodbye(core: &Core, socket: &Socket, bytes: Vec<u8>, filled: usize) {
+pub async fn say_goodbye(core: &Core, socket: &Socket, bytes: Vec<u8>, filled: usize) {
     let goodbye = async {
         if filled > 0 {
             let (result, memory) = socket.send_prefix(bytes, filled).await;
@@ -124,12 +126,18 @@ async fn say_goodbye(core: &Core, socket: &Socket, bytes: Vec<u8>, filled: usize
     }
 }
 
-/// Connects to the origin and moves bytes until the connection ends, from inside or from outside.
+/// Serves the connection's origin until it ends, from inside or from outside.
 async fn forward(core: &Rc<Core>, socket: Socket, started: Started) {
     let Started { session, early, out } = started;
     let registered = Sessions::register(core, Rc::clone(&session));
     let (end, mut last) = {
-        let mut inside = pin!(connect_and_tunnel(core, &socket, &session, early, out));
+        let mode = session.tenant.borrow().record.mode;
+        let mut inside = pin!(async {
+            match mode {
+                Mode::Http => http::serve(core, &socket, &session, early, out).await,
+                Mode::Tcp => Box::pin(connect_and_tunnel(core, &socket, &session, early, out)).await,
+            }
+        });
         let mut validity = pin!(validity_ends(&session));
         std::future::poll_fn(|cx| {
             if let Poll::Ready(end) = session.end.poll(cx) {
@@ -185,11 +193,12 @@ async fn connect_and_tunnel(
 ) -> (TunnelEnd, Outgoing) {
     let record = std::sync::Arc::clone(&session.tenant.borrow().record);
     let began = ring::now();
-    let Ok(origin) = core.origins.connect(&record.origin, &core.shard).await else {
+    let Ok(lease) = core.origins.connect(&record.origin, &core.shard).await else {
         core.log_unreachable(&record.origin.name, session.server_name.as_deref());
         // No close_notify: nothing has ended in order, and the client must not take it for an empty answer.
         return (TunnelEnd::OriginUnreachable, Outgoing::default());
     };
+    let origin = &lease.socket;
     let elapsed = std::time::Instant::now().saturating_duration_since(began);
     core.histograms.borrow_mut().origin_connect.record_us(elapsed.as_micros() as u64);
     if record.origin.proxy_protocol {
@@ -201,7 +210,7 @@ async fn connect_and_tunnel(
     let tunnel = Tunnel {
         client: socket,
         tls: &session.tls,
-        origin: &origin,
+        origin,
         shard: &core.shard,
         buffers: &core.buffers,
         idle: core.config.tunnel_timeout,

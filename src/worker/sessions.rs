@@ -1,6 +1,6 @@
 //! The established connections of a worker, and their judgement when trust changes (I6).
 
-use std::cell::RefCell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use slab::Slab;
 
-use crate::policy::{Facts, Refusal, Verdict};
+use crate::policy::{Facts, Identity, Refusal, Verdict};
 use crate::registry::{ClientAuthMode, Snapshot};
 use crate::ring::{self, Signal};
 use crate::telemetry::counters::TunnelEnd;
@@ -31,6 +31,25 @@ pub struct Session {
     pub tls: RefCell<Connection>,
     /// Set to end the connection from outside.
     pub end: Signal<TunnelEnd>,
+    /// Set when the worker drains: a connection that waits for its next request ends.
+    pub draining: Signal<()>,
+    /// The generation this session was judged by last.
+    pub generation: Cell<u64>,
+    /// The request that is under way.
+    pub request: RefCell<Requested>,
+    /// What the client's leaf certificate says, once a rule has asked; `None` without one.
+    pub identity: OnceCell<Option<Box<Identity>>>,
+}
+
+/// What rules can know of a request that is under way (DECISIONS 12).
+#[derive(Default)]
+pub enum Requested {
+    /// There is none.
+    #[default]
+    Nothing,
+    /// There is one, and no rule has looked at it.
+    Unseen,
+    Seen { method: Box<str>, path: Box<str> },
 }
 
 /// All sessions of a worker.
@@ -56,8 +75,18 @@ impl Drop for Registered {
 impl Sessions {
     /// Enters a session.
     pub fn register(core: &Rc<Core>, session: Rc<Session>) -> Registered {
+        if core.draining.get().is_some() {
+            session.draining.set(());
+        }
         let key = core.sessions.open.borrow_mut().insert(session);
         Registered { core: Rc::clone(core), key }
+    }
+
+    /// Tells every session that no further request is wanted.
+    pub fn drain_all(&self) {
+        for (_, session) in self.open.borrow().iter() {
+            session.draining.set(());
+        }
     }
 
     /// Ends every session.
@@ -121,6 +150,10 @@ pub fn rejudge(core: &Core, snapshot: &Snapshot, session: &Session) -> Result<()
     if record.id != old.record.id {
         return Err(Refusal::TrustChanged);
     }
+    // What is forwarded in another way now is judged in another way, too: the client connects anew.
+    if record.mode != old.record.mode {
+        return Err(Refusal::TrustChanged);
+    }
     let Lookup::Found(tenant) = core.cache.tenant(record) else { return Err(Refusal::RecordUnreadable) };
     let now_unix_s = now_unix_s();
     let mode = tenant.record.client_auth.mode;
@@ -151,24 +184,54 @@ pub fn rejudge(core: &Core, snapshot: &Snapshot, session: &Session) -> Result<()
     Ok(())
 }
 
-/// Judges the hostname's rules for an established session.
+/// Judges the hostname's rules for an established session, and for the request that is under way. Rules that look at a
+/// request are judged with it: without one, the next request meets them (DECISIONS 15).
 pub fn judge_rules(tenant: &Tenant, session: &Session) -> Result<(), Refusal> {
+    if !tenant.record.rules.needs_request() {
+        return judge_request(tenant, session, None);
+    }
+    match &*session.request.borrow() {
+        Requested::Nothing => Ok(()),
+        // Undecidable, and so denied.
+        Requested::Unseen => judge_request(tenant, session, None),
+        Requested::Seen { method, path } => judge_request(tenant, session, Some((method, path))),
+    }
+}
+
+/// Judges the hostname's rules for a request of a session, by its method and path.
+pub fn judge_request(tenant: &Tenant, session: &Session, request: Option<(&str, &str)>) -> Result<(), Refusal> {
     let rules = &tenant.record.rules;
     if rules.is_empty() {
         return Ok(());
     }
-    let tls = session.tls.borrow();
-    let leaf = tls.peer_certificates().and_then(|chain| chain.first());
-    let identity = match (rules.needs_identity(), leaf) {
-        (true, Some(leaf)) => Some(identity::parse(leaf).map_err(|_| Refusal::MalformedCertificate)?),
-        _ => None,
-    };
+    let identity = if rules.needs_identity() { session.identity()? } else { None };
     let facts = Facts {
         verdict: session.standing.verdict,
-        identity: identity.as_ref(),
+        identity,
         source: session.source,
-        method: None,
-        path: None,
+        method: request.map(|(method, _)| method),
+        path: request.map(|(_, path)| path),
     };
     rules.judge(&facts)
+}
+
+impl Session {
+    /// What the client's leaf certificate says; `None` without one.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::MalformedCertificate`].
+    pub fn identity(&self) -> Result<Option<&Identity>, Refusal> {
+        if let Some(known) = self.identity.get() {
+            return Ok(known.as_deref());
+        }
+        let identity = {
+            let tls = self.tls.borrow();
+            match tls.peer_certificates().and_then(|chain| chain.first()) {
+                Some(leaf) => Some(Box::new(identity::parse(leaf).map_err(|_| Refusal::MalformedCertificate)?)),
+                None => None,
+            }
+        };
+        Ok(self.identity.get_or_init(|| identity).as_deref())
+    }
 }

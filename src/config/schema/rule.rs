@@ -115,7 +115,7 @@ fn allow_spec(table: &Table<'_>) -> AllowSpec {
 }
 
 /// A network in CIDR form, or one address.
-fn network(value: Value<'_>) -> Option<IpNet> {
+pub fn network(value: Value<'_>) -> Option<IpNet> {
     let text = value.string()?;
     let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
     match network {

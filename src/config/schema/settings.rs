@@ -12,10 +12,23 @@ use std::time::Duration;
 use crate::config::reader::{Table, Value, quote};
 use crate::config::types::{Admin, Cache, Limits, Log, LogLevel, Server, Workers};
 
-pub const SERVER_KEYS: &[&str] = &["listen", "workers", "cpus", "state_dir"];
+use super::rule::network;
+
+pub const SERVER_KEYS: &[&str] = &["listen", "workers", "cpus", "state_dir", "trusted_proxies"];
 pub const ADMIN_KEYS: &[&str] = &["socket", "listen"];
-pub const LIMITS_KEYS: &[&str] =
-    &["connections_per_worker", "handshakes_per_worker", "handshake_timeout", "drain_timeout", "tunnel_timeout"];
+pub const LIMITS_KEYS: &[&str] = &[
+    "connections_per_worker",
+    "handshakes_per_worker",
+    "handshake_timeout",
+    "drain_timeout",
+    "tunnel_timeout",
+    "header_timeout",
+    "idle_timeout",
+    "header_bytes",
+    "headers",
+    "body_bytes",
+    "min_body_rate",
+];
 pub const CACHE_KEYS: &[&str] = &["tenants_per_worker", "misses_per_worker"];
 pub const LOG_KEYS: &[&str] = &["level"];
 
@@ -44,6 +57,24 @@ const DRAIN_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Dur
 /// Up to a week; a connection idle for longer has a dead peer.
 const TUNNEL_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(7 * 86_400);
 
+/// As for a handshake.
+const HEADER_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);
+
+/// Up to a day, for clients that keep a connection warm.
+const IDLE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(86_400);
+
+/// From a bare request with a cookie to more than any server takes: a head is held in memory as a whole.
+const HEADER_BYTES: RangeInclusive<u64> = (1 << 10)..=(1 << 20);
+
+/// From what curl sends to what the parser has room for.
+const HEADERS: RangeInclusive<usize> = 8..=256;
+
+/// A byte to a tebibyte.
+const BODY_BYTES: RangeInclusive<u64> = 1..=(1 << 40);
+
+/// From a byte a second to a fast disk.
+const MIN_BODY_RATE: RangeInclusive<u64> = 1..=(1 << 30);
+
 /// Room for at least some hundreds of tenants, up to more memory than an edge has.
 const TENANTS_BYTES: RangeInclusive<u64> = (1 << 20)..=(1 << 40);
 
@@ -53,7 +84,7 @@ const MISSES: RangeInclusive<usize> = 1..=(1 << 24);
 impl Default for Server {
     fn default() -> Self {
         let listen = vec![(Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into(), (Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into()];
-        Self { listen, workers: Workers::Auto, cpus: None, state_dir: PathBuf::from("/var/lib/hostward") }
+        Self { listen, workers: Workers::Auto, cpus: None, state_dir: PathBuf::from("/var/lib/hostward"), trusted_proxies: Vec::new() }
     }
 }
 
@@ -71,6 +102,13 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(30),
             tunnel_timeout: Duration::from_secs(3600),
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            header_bytes: 64 << 10,
+            headers: 128,
+            body_bytes: None,
+            // A modem of 2400 baud: nobody real is slower, and a thousand connections at this rate are one of 240 KB/s.
+            min_body_rate: Some(240),
         }
     }
 }
@@ -106,6 +144,9 @@ pub fn server(table: &Table<'_>) -> Server {
     }
     if let Some(path) = table.get("state_dir").and_then(|value| value.path()) {
         server.state_dir = path;
+    }
+    if let Some(value) = table.get("trusted_proxies") {
+        server.trusted_proxies = value.list().unwrap_or_default().into_iter().filter_map(network).collect();
     }
     server
 }
@@ -215,12 +256,26 @@ pub fn limits(table: &Table<'_>) -> Limits {
     let defaults = Limits::default();
     let integer = |key, range, default| table.get(key).and_then(|value| value.integer(range)).unwrap_or(default);
     let duration = |key, range, default| table.get(key).and_then(|value| value.duration(range)).unwrap_or(default);
+    let size = |key, range| table.get(key).and_then(|value: Value<'_>| value.size(range));
+    let to_usize = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
+    // A size, or the word that stands for none.
+    let unless_word = |key, word, range, default| match table.get(key) {
+        Some(value) if value.as_word() == Some(word) => None,
+        Some(value) => value.size(range),
+        None => default,
+    };
     let limits = Limits {
         connections_per_worker: integer("connections_per_worker", &CONNECTIONS, defaults.connections_per_worker),
         handshakes_per_worker: integer("handshakes_per_worker", &HANDSHAKES, defaults.handshakes_per_worker),
         handshake_timeout: duration("handshake_timeout", &HANDSHAKE_TIMEOUT, defaults.handshake_timeout),
         drain_timeout: duration("drain_timeout", &DRAIN_TIMEOUT, defaults.drain_timeout),
         tunnel_timeout: duration("tunnel_timeout", &TUNNEL_TIMEOUT, defaults.tunnel_timeout),
+        header_timeout: duration("header_timeout", &HEADER_TIMEOUT, defaults.header_timeout),
+        idle_timeout: duration("idle_timeout", &IDLE_TIMEOUT, defaults.idle_timeout),
+        header_bytes: size("header_bytes", &HEADER_BYTES).map_or(defaults.header_bytes, to_usize),
+        headers: integer("headers", &HEADERS, defaults.headers),
+        body_bytes: unless_word("body_bytes", "unlimited", &BODY_BYTES, defaults.body_bytes),
+        min_body_rate: unless_word("min_body_rate", "off", &MIN_BODY_RATE, defaults.min_body_rate),
     };
     if let Some(value) = table.get("handshakes_per_worker")
         && limits.handshakes_per_worker > limits.connections_per_worker
@@ -252,6 +307,11 @@ pub fn log(table: &Table<'_>) -> Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_more_headers_are_allowed_than_the_parser_has_room_for() {
+        assert_eq!(*HEADERS.end(), crate::proxy::http1::FIELDS_MAX);
+    }
 
     #[test]
     fn cpu_lists_are_those_of_the_kernel() {

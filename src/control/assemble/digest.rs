@@ -5,8 +5,9 @@
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
 
+use crate::policy::IdentitySets;
 use crate::policy::rules::{AllowSpec, RuleSpec, VerifySelector};
-use crate::registry::{ClientAuthMode, HostnameRecord, Mode, OriginAddress, TlsVersion};
+use crate::registry::{ClientAuthMode, HostnameRecord, Mode, OriginAddress, Scheme, TlsVersion};
 
 /// SHA-256 of bytes.
 pub fn of_bytes(bytes: &[u8]) -> [u8; 32] {
@@ -32,6 +33,7 @@ pub fn of_record<'a>(record: &HostnameRecord, rules: impl Iterator<Item = &'a Ru
     framed.number(u64::from(record.is_default));
     framed.number(match record.mode {
         Mode::Tcp => 0,
+        Mode::Http => 1,
     });
     framed.list(&record.certificates, |framed, certificate| {
         framed.list(&certificate.chain, |framed, der| framed.bytes(der))
@@ -44,6 +46,10 @@ pub fn of_record<'a>(record: &HostnameRecord, rules: impl Iterator<Item = &'a Ru
     framed.bytes(record.client_auth.ca_set.as_ref().map_or(&[], |set| &set.digest));
     framed.number(u64::from(record.client_auth.allow_expired_ca));
     framed.number(u64::from(record.client_auth.send_ca_names));
+    let IdentitySets { client_cert, x_client_cert, xfcc, cf } = record.client_auth.headers;
+    for set in [client_cert, x_client_cert, xfcc, cf, record.keep_unusual_headers] {
+        framed.number(u64::from(set));
+    }
     framed.list(&rules.collect::<Vec<_>>(), |framed, rule| framed.rule(rule));
     framed.text(&record.origin.name);
     framed.list(&record.origin.addresses, |framed, address| match address {
@@ -57,7 +63,16 @@ pub fn of_record<'a>(record: &HostnameRecord, rules: impl Iterator<Item = &'a Ru
             framed.bytes(path.as_os_str().as_encoded_bytes());
         }
     });
-    framed.number(u64::try_from(record.origin.connect_timeout.as_nanos()).unwrap_or(u64::MAX));
+    framed.number(match record.origin.scheme {
+        Scheme::Any => 0,
+        Scheme::Http => 1,
+        Scheme::Tcp => 2,
+    });
+    for time in [record.origin.connect_timeout, record.origin.response_timeout] {
+        framed.number(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    }
+    framed.number(record.origin.idle_connections_max as u64);
+    framed.number(u64::from(record.origin.share));
     framed.number(u64::from(record.origin.proxy_protocol));
     framed.number(match record.min_version {
         TlsVersion::V1_2 => 0,
