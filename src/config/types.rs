@@ -41,6 +41,11 @@ pub struct Server {
     pub cpus: Option<Vec<usize>>,
     /// Where state that survives a restart is kept.
     pub state_dir: PathBuf,
+    /// Where plain HTTP is answered with a redirect to https, and with nothing else. All different, none in `listen`;
+    /// empty: nowhere.
+    pub redirect: Vec<SocketAddr>,
+    /// The port redirects lead to; `None`: that of the first address of `listen`.
+    pub redirect_port: Option<u16>,
 }
 
 /// How many workers there are.
@@ -132,6 +137,8 @@ pub struct Limits {
     pub handshakes_per_worker: usize,
     /// From accept to the end of the handshake.
     pub handshake_timeout: Duration,
+    /// How long a request's head may take, from its first moment to its last byte.
+    pub header_timeout: Duration,
     /// How long open connections may last once draining began.
     pub drain_timeout: Duration,
     /// How long a tunnel may be idle.
@@ -151,6 +158,17 @@ pub struct Cache {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Log {
     pub level: LogLevel,
+    pub access: Access,
+}
+
+/// Where the access log goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Access {
+    Off,
+    /// Standard output.
+    Stdout,
+    /// Appended to this file.
+    File(PathBuf),
 }
 
 /// The least severe event that is logged.

@@ -2,6 +2,7 @@
 
 use crate::config::{self, Config, Workers};
 use crate::telemetry::log::Level;
+use crate::telemetry::log::access::Target;
 use crate::tls;
 use crate::worker::WorkerConfig;
 
@@ -57,14 +58,17 @@ fn worker(config: &Config, index: usize, cpu: Option<usize>, connections_max: us
         connections_max,
         handshakes_max: limits.handshakes_per_worker,
         handshake_timeout: limits.handshake_timeout,
+        header_timeout: limits.header_timeout,
         tunnel_timeout: limits.tunnel_timeout,
         drain_timeout: limits.drain_timeout,
         tenants_bytes_max: usize::try_from(cache.tenants_per_worker).unwrap_or(usize::MAX),
         misses_max: cache.misses_per_worker,
+        // What is still unknown here is the port of the first listener, once it is open.
+        https_port: config.server.redirect_port,
     }
 }
 
-fn provider(provider: config::Provider) -> tls::Provider {
+pub fn provider(provider: config::Provider) -> tls::Provider {
     match provider {
         config::Provider::AwsLcRs => tls::Provider::AwsLcRs,
         config::Provider::Ring => tls::Provider::Ring,
@@ -81,6 +85,15 @@ pub fn log_level(level: config::LogLevel) -> Level {
     }
 }
 
+/// Where the access log goes.
+pub fn access_target(access: &config::Access) -> Target {
+    match access {
+        config::Access::Off => Target::Off,
+        config::Access::Stdout => Target::Stdout,
+        config::Access::File(path) => Target::File(path.clone()),
+    }
+}
+
 /// The keys that differ and are fixed for the life of the process: a reload that changes one is refused whole, because
 /// a configuration that is half in force is worse than the old one (DECISIONS 32).
 pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
@@ -89,6 +102,8 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("server.listen", old.server.listen != new.server.listen),
         ("server.workers", old.server.workers != new.server.workers),
         ("server.cpus", old.server.cpus != new.server.cpus),
+        ("server.redirect", old.server.redirect != new.server.redirect),
+        ("server.redirect_port", old.server.redirect_port != new.server.redirect_port),
         ("server.state_dir", old.server.state_dir != new.server.state_dir),
         ("admin.socket", old.admin.socket != new.admin.socket),
         ("admin.listen", old.admin.listen != new.admin.listen),
@@ -100,6 +115,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("limits.connections_per_worker", limits.connections_per_worker != new.limits.connections_per_worker),
         ("limits.handshakes_per_worker", limits.handshakes_per_worker != new.limits.handshakes_per_worker),
         ("limits.handshake_timeout", limits.handshake_timeout != new.limits.handshake_timeout),
+        ("limits.header_timeout", limits.header_timeout != new.limits.header_timeout),
         ("limits.tunnel_timeout", limits.tunnel_timeout != new.limits.tunnel_timeout),
         ("limits.drain_timeout", limits.drain_timeout != new.limits.drain_timeout),
         ("cache.tenants_per_worker", cache.tenants_per_worker != new.cache.tenants_per_worker),
@@ -111,7 +127,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::config::{Admin, Cache, Group, Limits, Log, LogLevel, Provider, Server, Tls};
+    use crate::config::{Access, Admin, Cache, Group, Limits, Log, LogLevel, Provider, Server, Tls};
     use crate::registry::TlsVersion;
     use std::time::Duration;
 
@@ -125,6 +141,8 @@ pub(super) mod tests {
                 workers: Workers::Auto,
                 cpus: None,
                 state_dir: "state".into(),
+                redirect: vec![],
+                redirect_port: None,
             },
             admin: Admin { socket: "admin.sock".into(), listen: None },
             tls: Tls {
@@ -139,11 +157,12 @@ pub(super) mod tests {
                 connections_per_worker: 1,
                 handshakes_per_worker: 1,
                 handshake_timeout: second,
+                header_timeout: second,
                 drain_timeout: second,
                 tunnel_timeout: second,
             },
             cache: Cache { tenants_per_worker: 1, misses_per_worker: 1 },
-            log: Log { level: LogLevel::Info },
+            log: Log { level: LogLevel::Info, access: Access::Off },
             origins: vec![],
             hostnames: vec![],
             warnings: vec![],
@@ -174,6 +193,7 @@ pub(super) mod tests {
         let old = config();
         let mut new = config();
         new.log.level = LogLevel::Debug;
+        new.log.access = Access::Stdout;
         new.tls.cipher_suites = vec!["TLS13_AES_128_GCM_SHA256".into()];
         assert!(needs_restart(&old, &new).is_empty());
         new.server.listen.push("127.0.0.1:1".parse().unwrap());

@@ -4,4 +4,5 @@
 pub mod buffers;
 pub mod origin;
 pub mod proxy_protocol;
+pub mod redirect;
 pub mod tunnel;

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub use super::labels::{Limit, OriginConnect, TenantCache, Ticket, Timeout, TunnelEnd, Verified, Version};
+pub use super::labels::{Limit, OriginConnect, Redirect, TenantCache, Ticket, Timeout, TunnelEnd, Verified, Version};
 use crate::policy::Refusal;
 
 /// Everything a worker counts.
@@ -43,6 +43,8 @@ pub enum Counter {
     OriginConnect(OriginConnect),
     /// `hostward_tunnels_ended_total{end}`.
     TunnelEnd(TunnelEnd),
+    /// `hostward_redirects_total{result}`.
+    Redirect(Redirect),
     /// `hostward_worker_turns_total`.
     Turns,
     /// `hostward_worker_busy_microseconds_total`: time the worker spent outside the kernel's wait.
@@ -62,7 +64,8 @@ const LIMIT: usize = VERIFIED + Verified::ALL.len();
 const TIMEOUT: usize = LIMIT + Limit::ALL.len();
 const ORIGIN_CONNECT: usize = TIMEOUT + Timeout::ALL.len();
 const TUNNEL_END: usize = ORIGIN_CONNECT + OriginConnect::ALL.len();
-const TURNS: usize = TUNNEL_END + TunnelEnd::ALL.len();
+const REDIRECT: usize = TUNNEL_END + TunnelEnd::ALL.len();
+const TURNS: usize = REDIRECT + Redirect::ALL.len();
 const COUNTERS: usize = TURNS + 2;
 
 impl Counter {
@@ -86,6 +89,7 @@ impl Counter {
             .chain(Timeout::ALL.iter().copied().map(Self::Timeout))
             .chain(OriginConnect::ALL.iter().copied().map(Self::OriginConnect))
             .chain(TunnelEnd::ALL.iter().copied().map(Self::TunnelEnd))
+            .chain(Redirect::ALL.iter().copied().map(Self::Redirect))
             .chain([Self::Turns, Self::BusyMicros])
     }
 
@@ -108,6 +112,7 @@ impl Counter {
             Self::Timeout(timeout) => TIMEOUT + timeout as usize,
             Self::OriginConnect(result) => ORIGIN_CONNECT + result as usize,
             Self::TunnelEnd(end) => TUNNEL_END + end as usize,
+            Self::Redirect(result) => REDIRECT + result as usize,
             Self::Turns => TURNS,
             Self::BusyMicros => TURNS + 1,
         }

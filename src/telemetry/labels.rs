@@ -77,6 +77,8 @@ labels! {
     Timeout {
         /// `limits.handshake_timeout`.
         Handshake => "handshake",
+        /// `limits.header_timeout`.
+        Header => "header",
         /// `limits.tunnel_timeout`.
         Tunnel => "tunnel",
         /// `origin.connect_timeout`.
@@ -121,6 +123,20 @@ labels! {
         Drained => "drained",
         /// No origin address could be reached.
         OriginUnreachable => "origin_unreachable",
+    }
+
+    /// What a plain-HTTP request was answered (`hostward_redirects_total{result}`).
+    Redirect {
+        /// 308 to https.
+        Redirected => "redirected",
+        /// 421: no record serves the name.
+        Misdirected => "misdirected",
+        /// 400.
+        Malformed => "malformed",
+        /// 431: the head is longer than a redirect needs.
+        TooLarge => "too_large",
+        /// The head did not come in time: closed without an answer.
+        TimedOut => "timed_out",
     }
 
     /// How an accepted client's chain was verified (`hostward_client_chains_total{verified}`).

@@ -10,6 +10,7 @@ use crate::proxy::origin::Origins;
 use crate::ring::{self, Signal};
 use crate::telemetry::counters::{Counter, Gauge, Shard};
 use crate::telemetry::histograms::Histograms;
+use crate::telemetry::log::access::Writer;
 use crate::telemetry::log::{Refusals, Refused};
 use crate::tls::Verdicts;
 
@@ -32,6 +33,7 @@ pub struct Core {
     pub buffers: Buffers,
     pub histograms: RefCell<Histograms>,
     pub refusals: RefCell<Refusals>,
+    pub access: Writer,
     /// Set when the worker drains: accepting ends.
     pub draining: Signal<()>,
     pub connections: Connections,
@@ -117,6 +119,7 @@ impl Core {
         published: Arc<Published>,
         cache: Cache,
         refusals: Refusals,
+        access: Writer,
     ) -> Rc<Self> {
         let origins = Origins::default();
         origins.update(&published.origins);
@@ -133,6 +136,7 @@ impl Core {
             buffers: Buffers::default(),
             histograms: RefCell::default(),
             refusals: RefCell::new(refusals),
+            access,
             draining: Signal::default(),
             connections: Connections::default(),
             started: Instant::now(),

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::policy::{Refusal, Verdict};
 use crate::proxy::proxy_protocol::{self, ClientCertificate, Endpoints, Header, Ssl};
@@ -15,6 +15,7 @@ use crate::telemetry::counters::{Counter, Timeout, TunnelEnd};
 use crate::telemetry::log::Refused;
 use crate::tls::{Outgoing, failure, identity};
 
+use super::access::{self, Seen};
 use super::core::{Core, Counted, now_unix_s};
 use super::handshake::{self, Denied, Failed, Progress, Started};
 use super::sessions::{Session, Sessions};
@@ -39,7 +40,7 @@ pub async fn serve(core: Rc<Core>, counted: Counted, fd: OwnedFd) {
     match shaken {
         Ok(Ok(started)) => {
             handshake::record_duration(&core, accepted);
-            forward(&core, socket, started).await;
+            forward(&core, socket, started, accepted).await;
         }
         Ok(Err(Failed::Gone)) => core.shard.count(Counter::HandshakeAborted),
         Ok(Err(Failed::Refused(denied))) => refuse(&core, &socket, &progress, *denied).await,
@@ -99,7 +100,7 @@ fn is_about_certificate(reason: Refusal) -> bool {
 }
 
 /// Sends the last bytes, ends our side, and gives the client a moment to take them.
-async fn say_goodbye(core: &Core, socket: &Socket, bytes: Vec<u8>, filled: usize) {
+pub async fn say_goodbye(core: &Core, socket: &Socket, bytes: Vec<u8>, filled: usize) {
     let goodbye = async {
         if filled > 0 {
             let (result, memory) = socket.send_prefix(bytes, filled).await;
@@ -125,11 +126,12 @@ async fn say_goodbye(core: &Core, socket: &Socket, bytes: Vec<u8>, filled: usize
 }
 
 /// Connects to the origin and moves bytes until the connection ends, from inside or from outside.
-async fn forward(core: &Rc<Core>, socket: Socket, started: Started) {
+async fn forward(core: &Rc<Core>, socket: Socket, started: Started, accepted: Instant) {
     let Started { session, early, out } = started;
     let registered = Sessions::register(core, Rc::clone(&session));
+    let seen = Seen::new(core, &socket);
     let (end, mut last) = {
-        let mut inside = pin!(connect_and_tunnel(core, &socket, &session, early, out));
+        let mut inside = pin!(connect_and_tunnel(core, &socket, &session, early, out, &seen));
         let mut validity = pin!(validity_ends(&session));
         std::future::poll_fn(|cx| {
             if let Poll::Ready(end) = session.end.poll(cx) {
@@ -144,6 +146,9 @@ async fn forward(core: &Rc<Core>, socket: Socket, started: Started) {
     };
     drop(registered);
     core.shard.count(Counter::TunnelEnd(end));
+    if core.access.enabled() {
+        access::log_connection(core, &session, accepted, seen, end);
+    }
     match end {
         TunnelEnd::TimedOut => core.shard.count(Counter::Timeout(Timeout::Tunnel)),
         TunnelEnd::TrustChanged | TunnelEnd::CertificateEnded => {
@@ -182,6 +187,7 @@ async fn connect_and_tunnel(
     session: &Session,
     early: Vec<u8>,
     out: Outgoing,
+    seen: &Seen,
 ) -> (TunnelEnd, Outgoing) {
     let record = std::sync::Arc::clone(&session.tenant.borrow().record);
     let began = ring::now();
@@ -192,6 +198,10 @@ async fn connect_and_tunnel(
     };
     let elapsed = std::time::Instant::now().saturating_duration_since(began);
     core.histograms.borrow_mut().origin_connect.record_us(elapsed.as_micros() as u64);
+    if core.access.enabled() {
+        seen.connect.set(Some(elapsed));
+        seen.address.set(origin.peer_address());
+    }
     if record.origin.proxy_protocol {
         let (result, _) = origin.send(proxy_header(socket, session)).await;
         if result.is_err() {
@@ -204,6 +214,7 @@ async fn connect_and_tunnel(
         origin: &origin,
         shard: &core.shard,
         buffers: &core.buffers,
+        traffic: &seen.traffic,
         idle: core.config.tunnel_timeout,
     };
     tunnel.run(early, out).await

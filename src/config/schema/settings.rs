@@ -6,18 +6,24 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::reader::{Table, Value, quote};
-use crate::config::types::{Admin, Cache, Limits, Log, LogLevel, Server, Workers};
+use crate::config::reader::{Table, Value, quote, with_suggestion};
+use crate::config::types::{Access, Admin, Cache, Limits, Log, LogLevel, Server, Workers};
 
-pub const SERVER_KEYS: &[&str] = &["listen", "workers", "cpus", "state_dir"];
+pub const SERVER_KEYS: &[&str] = &["listen", "workers", "cpus", "state_dir", "redirect", "redirect_port"];
 pub const ADMIN_KEYS: &[&str] = &["socket", "listen"];
-pub const LIMITS_KEYS: &[&str] =
-    &["connections_per_worker", "handshakes_per_worker", "handshake_timeout", "drain_timeout", "tunnel_timeout"];
+pub const LIMITS_KEYS: &[&str] = &[
+    "connections_per_worker",
+    "handshakes_per_worker",
+    "handshake_timeout",
+    "header_timeout",
+    "drain_timeout",
+    "tunnel_timeout",
+];
 pub const CACHE_KEYS: &[&str] = &["tenants_per_worker", "misses_per_worker"];
-pub const LOG_KEYS: &[&str] = &["level"];
+pub const LOG_KEYS: &[&str] = &["level", "access"];
 
 /// The port of HTTPS, where the front door stands unless told otherwise.
 const DEFAULT_PORT: u16 = 443;
@@ -38,6 +44,9 @@ const HANDSHAKES: RangeInclusive<usize> = 1..=1_000_000;
 /// From the round trips of a nearby client to what no live client needs.
 const HANDSHAKE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);
 
+/// As a handshake: one round trip, or what no live client needs.
+const HEADER_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);
+
 /// Up to a day, for those who wait for the last long transfer.
 const DRAIN_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(86_400);
 
@@ -53,7 +62,8 @@ const MISSES: RangeInclusive<usize> = 1..=(1 << 24);
 impl Default for Server {
     fn default() -> Self {
         let listen = vec![(Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into(), (Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into()];
-        Self { listen, workers: Workers::Auto, cpus: None, state_dir: PathBuf::from("/var/lib/hostward") }
+        let state_dir = PathBuf::from("/var/lib/hostward");
+        Self { listen, workers: Workers::Auto, cpus: None, state_dir, redirect: Vec::new(), redirect_port: None }
     }
 }
 
@@ -69,6 +79,7 @@ impl Default for Limits {
             connections_per_worker: 100_000,
             handshakes_per_worker: 1024,
             handshake_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(30),
             tunnel_timeout: Duration::from_secs(3600),
         }
@@ -83,7 +94,7 @@ impl Default for Cache {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: LogLevel::Info }
+        Self { level: LogLevel::Info, access: Access::Off }
     }
 }
 
@@ -91,7 +102,17 @@ impl Default for Log {
 pub fn server(table: &Table<'_>) -> Server {
     let mut server = Server::default();
     if let Some(value) = table.get("listen") {
-        server.listen = listen(value);
+        server.listen = listen(value, &[]);
+    }
+    if let Some(value) = table.get("redirect") {
+        server.redirect = listen(value, &server.listen);
+    }
+    if let Some(value) = table.get("redirect_port") {
+        let port = value.integer(&(1..=usize::from(u16::MAX)));
+        server.redirect_port = port.and_then(|port| u16::try_from(port).ok());
+        if server.redirect.is_empty() {
+            value.warning("has no effect without redirect");
+        }
     }
     if let Some(value) = table.get("workers") {
         server.workers = workers(value).unwrap_or(Workers::Auto);
@@ -110,13 +131,17 @@ pub fn server(table: &Table<'_>) -> Server {
     server
 }
 
-/// Every worker listens on each of these addresses.
-fn listen(value: Value<'_>) -> Vec<SocketAddr> {
+/// Every worker listens on each of these addresses. None of them may be `taken`; port 0 never is, since the kernel chooses
+/// another one each time.
+fn listen(value: Value<'_>, taken: &[SocketAddr]) -> Vec<SocketAddr> {
     let mut addresses = Vec::new();
     for element in value.one_or_more() {
         let Some(address) = socket_address(element) else { continue };
         if addresses.contains(&address) {
             element.error(format!("names {address} twice"));
+        }
+        if address.port() != 0 && taken.contains(&address) {
+            element.error(format!("names {address}, which listen has already"));
         }
         addresses.push(address);
     }
@@ -219,6 +244,7 @@ pub fn limits(table: &Table<'_>) -> Limits {
         connections_per_worker: integer("connections_per_worker", &CONNECTIONS, defaults.connections_per_worker),
         handshakes_per_worker: integer("handshakes_per_worker", &HANDSHAKES, defaults.handshakes_per_worker),
         handshake_timeout: duration("handshake_timeout", &HANDSHAKE_TIMEOUT, defaults.handshake_timeout),
+        header_timeout: duration("header_timeout", &HEADER_TIMEOUT, defaults.header_timeout),
         drain_timeout: duration("drain_timeout", &DRAIN_TIMEOUT, defaults.drain_timeout),
         tunnel_timeout: duration("tunnel_timeout", &TUNNEL_TIMEOUT, defaults.tunnel_timeout),
     };
@@ -246,7 +272,38 @@ pub fn log(table: &Table<'_>) -> Log {
     let levels =
         [("error", LogLevel::Error), ("warn", LogLevel::Warn), ("info", LogLevel::Info), ("debug", LogLevel::Debug)];
     let level = table.get("level").and_then(|value| value.choice(&levels));
-    Log { level: level.unwrap_or(Log::default().level) }
+    let defaults = Log::default();
+    let access = table.get("access").and_then(access);
+    Log { level: level.unwrap_or(defaults.level), access: access.unwrap_or(defaults.access) }
+}
+
+/// Where the access log goes: one of two words, or a file in a directory that is there. The file itself is made when it is
+/// missing; a directory that is missing is more likely a slip.
+fn access(value: Value<'_>) -> Option<Access> {
+    let words = ["off", "stdout"];
+    let text = value.string()?;
+    match text {
+        "off" => return Some(Access::Off),
+        "stdout" => return Some(Access::Stdout),
+        // A word that is neither is a slip too, and must not become a file of that name.
+        _ if !text.contains(['/', '.']) => {
+            let problem = format!("must be \"off\", \"stdout\" or the path of a file, not {}", quote(text));
+            value.error(with_suggestion(problem, text, &words));
+            return None;
+        }
+        _ => {}
+    }
+    let path = value.path()?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !directory.is_dir() {
+        value.error(format!("is {}, and there is no directory {}; create it", quote(text), directory.display()));
+        return None;
+    }
+    if path.exists() && !path.is_file() {
+        value.error(format!("is {}, which is no regular file; for standard output write \"stdout\"", quote(text)));
+        return None;
+    }
+    Some(Access::File(path))
 }
 
 #[cfg(test)]
