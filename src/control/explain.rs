@@ -145,6 +145,10 @@ pub fn explain(config: &Config, client: &Client, now_unix_s: i64) -> Result<Answ
 fn judge(mut answer: Answer, record: &HostnameRecord, client: &Client, verdict: Verdict) -> Result<Answer, Failure> {
     let rules = &record.rules;
     let identity = answer.trace.as_ref().and_then(|trace| trace.links.first());
+    if rules.needs_identity() && answer.trace.is_some() && identity.is_none() {
+        answer.detail = Some("the rules look at its certificate, which cannot be read in one way only".into());
+        return Ok(answer.refused(Refusal::MalformedCertificate));
+    }
     let facts = Facts {
         verdict,
         identity,

@@ -58,7 +58,7 @@ pub fn trace(verifier: &Verifier, cas: &CaSet, chain: &[CertificateDer<'_>], now
         _ => chain,
     };
     let way = Way::follow(verifier, cas, followed);
-    let links = way.steps.iter().filter_map(|index| identity::parse(&chain[*index]).ok()).collect::<Vec<_>>();
+    let links = way.steps.iter().map_while(|index| identity::parse(&chain[*index]).ok()).collect::<Vec<_>>();
     let outcome = match verified {
         Ok(path) => match verifier.anchor_index(&path).and_then(|index| identity::parse(&cas.cas[index].der).ok()) {
             Some(anchor) => Ok(Found { path, anchor }),

@@ -131,7 +131,7 @@ proptest! {
         entry.request = Some(Request::new(&method, &target, authority.as_bytes(), b""));
         let value = formatted(entry, 0);
         let keys: BTreeSet<_> = value.as_object().unwrap().keys().map(String::as_str).collect();
-        prop_assert_eq!(keys.len(), 20, "{:?}", keys);
+        prop_assert_eq!(keys.len(), 21, "{:?}", keys);
         let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let path = target.split(|byte| *byte == b'?' || *byte == b'#').next().unwrap();
         prop_assert_eq!(value["path"].as_str().unwrap(), lossy(path));
