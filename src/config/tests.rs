@@ -140,6 +140,7 @@ deny = true
             handshake_timeout: Duration::from_millis(250),
             drain_timeout: Duration::from_secs(1),
             tunnel_timeout: Duration::from_secs(7200),
+            ..Limits::default()
         }
     );
     assert_eq!(config.cache, Cache { tenants_per_worker: 64 << 20, misses_per_worker: 7 });
@@ -204,7 +205,7 @@ listen = "nowhere"
 workers = 0
 [limits]
 handshake_timeout = "0s"
-header_timeout = "10s"
+head_timeout = "10s"
 [[hostname]]
 name = "a..example"
 certificate = "a.pem"
@@ -222,7 +223,7 @@ url = "tcp://10.0.0.5"
             "2:10: listen must be an IP address with a port, as in \"0.0.0.0:443\" or \"[::]:443\", not \"nowhere\"",
             "3:11: workers must be between 1 and 1024, not 0",
             "5:21: handshake_timeout must be between \"100ms\" and \"10m\", not \"0s\"",
-            "6:1: unknown key \"header_timeout\" in [limits]",
+            "6:1: unknown key \"head_timeout\" in [limits]; did you mean \"header_timeout\"?",
             "8:8: name is \"a..example\": a hostname must not have an empty label (two dots in a row, or one at the start)",
             "10:10: origin \"ap\" is not defined: there is no such [origin.NAME] table, and it is no URL; did you mean \"app\"?",
             "12:11: unknown key \"clientauth\" in [[hostname]]; did you mean \"client_auth\"?",
@@ -286,7 +287,18 @@ fn each_fault_has_its_line() {
         ),
         ("[cache]\nmisses_per_worker = 0", "2:21: misses_per_worker must be between 1 and 16777216, not 0"),
         ("[log]\nlevel = 'warning'", "2:9: level must be \"error\", \"warn\", \"info\" or \"debug\", not \"warning\""),
-        ("[log]\naccess = 'off'", "2:1: unknown key \"access\" in [log]"),
+        (
+            "[log]\naccess = 'of'",
+            "2:10: access must be \"off\", \"stdout\" or the path of a file, not \"of\"; did you mean \"off\"?",
+        ),
+        ("[log]\naccess = 'no/such/a.log'", "2:10: access is \"no/such/a.log\", and there is no directory "),
+        ("[log]\naccess = '/dev/null'", "2:10: access is \"/dev/null\", which is no regular file"),
+        ("[server]\nredirect = ['80']", "2:13: redirect must be an IP address with a port"),
+        (
+            "[server]\nlisten = ['[::]:80']\nredirect = ['[::]:80']",
+            "3:13: redirect names [::]:80, which listen has already",
+        ),
+        ("[server]\nredirect = ['[::]:80']\nredirect_port = 0", "3:17: redirect_port must be between 1 and 65535"),
         ("[origin.app]", "1:1: [origin.app] needs the key \"url\""),
         ("origin = 'x'", "1:10: origin must be a table of tables, [origin.NAME], not a string"),
         ("[origin.'a b']\nurl='tcp://h:1'", "1:1: \"a b\" is not a name"),

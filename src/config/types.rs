@@ -46,6 +46,11 @@ pub struct Server {
     pub state_dir: PathBuf,
     /// Peers whose `X-Forwarded-*`, `Forwarded` and `X-Request-Id` are kept.
     pub trusted_proxies: Vec<IpNet>,
+    /// Where plain HTTP is answered with a redirect to https, and with nothing else. All different, none in `listen`;
+    /// empty: nowhere.
+    pub redirect: Vec<SocketAddr>,
+    /// The port redirects lead to; `None`: that of the first address of `listen`.
+    pub redirect_port: Option<u16>,
 }
 
 /// How many workers there are.
@@ -168,6 +173,17 @@ pub struct Cache {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Log {
     pub level: LogLevel,
+    pub access: Access,
+}
+
+/// Where the access log goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Access {
+    Off,
+    /// Standard output.
+    Stdout,
+    /// Appended to this file.
+    File(PathBuf),
 }
 
 /// The least severe event that is logged.

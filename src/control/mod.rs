@@ -6,6 +6,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `assemble` | from a configuration to a snapshot: certificates, keys, CAs |
+//! | `explain` | whether a client would get in, and why |
 //! | `plan` | from a configuration to workers; which keys a reload cannot change |
 //! | `listen` | the listening sockets |
 //! | `start` | from nothing to running workers |
@@ -19,6 +20,7 @@
 
 pub mod admin;
 pub mod assemble;
+pub mod explain;
 pub mod listen;
 mod notify;
 mod plan;

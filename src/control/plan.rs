@@ -2,6 +2,7 @@
 
 use crate::config::{self, Config, Workers};
 use crate::telemetry::log::Level;
+use crate::telemetry::log::access::Target;
 use crate::tls;
 use crate::proxy::http1::HeadLimits;
 use crate::worker::{HttpLimits, WorkerConfig};
@@ -70,10 +71,12 @@ fn worker(config: &Config, index: usize, cpu: Option<usize>, connections_max: us
         },
         tenants_bytes_max: usize::try_from(cache.tenants_per_worker).unwrap_or(usize::MAX),
         misses_max: cache.misses_per_worker,
+        // What is still unknown here is the port of the first listener, once it is open.
+        https_port: config.server.redirect_port,
     }
 }
 
-fn provider(provider: config::Provider) -> tls::Provider {
+pub fn provider(provider: config::Provider) -> tls::Provider {
     match provider {
         config::Provider::AwsLcRs => tls::Provider::AwsLcRs,
         config::Provider::Ring => tls::Provider::Ring,
@@ -90,6 +93,15 @@ pub fn log_level(level: config::LogLevel) -> Level {
     }
 }
 
+/// Where the access log goes.
+pub fn access_target(access: &config::Access) -> Target {
+    match access {
+        config::Access::Off => Target::Off,
+        config::Access::Stdout => Target::Stdout,
+        config::Access::File(path) => Target::File(path.clone()),
+    }
+}
+
 /// The keys that differ and are fixed for the life of the process: a reload that changes one is refused whole, because
 /// a configuration that is half in force is worse than the old one (DECISIONS 32).
 pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
@@ -98,6 +110,8 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("server.listen", old.server.listen != new.server.listen),
         ("server.workers", old.server.workers != new.server.workers),
         ("server.cpus", old.server.cpus != new.server.cpus),
+        ("server.redirect", old.server.redirect != new.server.redirect),
+        ("server.redirect_port", old.server.redirect_port != new.server.redirect_port),
         ("server.state_dir", old.server.state_dir != new.server.state_dir),
         ("server.trusted_proxies", old.server.trusted_proxies != new.server.trusted_proxies),
         ("admin.socket", old.admin.socket != new.admin.socket),
@@ -127,7 +141,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::config::{Admin, Cache, Group, Limits, Log, LogLevel, Provider, Server, Tls};
+    use crate::config::{Access, Admin, Cache, Group, Limits, Log, LogLevel, Provider, Server, Tls};
     use crate::registry::TlsVersion;
     use std::time::Duration;
 
@@ -142,6 +156,8 @@ pub(super) mod tests {
                 cpus: None,
                 state_dir: "state".into(),
                 trusted_proxies: vec![],
+                redirect: vec![],
+                redirect_port: None,
             },
             admin: Admin { socket: "admin.sock".into(), listen: None },
             tls: Tls {
@@ -166,7 +182,7 @@ pub(super) mod tests {
                 min_body_rate: None,
             },
             cache: Cache { tenants_per_worker: 1, misses_per_worker: 1 },
-            log: Log { level: LogLevel::Info },
+            log: Log { level: LogLevel::Info, access: Access::Off },
             origins: vec![],
             hostnames: vec![],
             warnings: vec![],
@@ -197,6 +213,7 @@ pub(super) mod tests {
         let old = config();
         let mut new = config();
         new.log.level = LogLevel::Debug;
+        new.log.access = Access::Stdout;
         new.tls.cipher_suites = vec!["TLS13_AES_128_GCM_SHA256".into()];
         assert!(needs_restart(&old, &new).is_empty());
         new.server.listen.push("127.0.0.1:1".parse().unwrap());

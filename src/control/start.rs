@@ -14,18 +14,19 @@ use tokio::sync::mpsc;
 
 use super::admin::{self, Ask, Listener, OwnSocket};
 use super::assemble::Assembled;
-use super::reload::Reload;
+use super::reload::{self, Reload};
 use super::resolve::{self, Names};
 use super::scrape::Busy;
 use super::serve::{Control, Inbox, Phase, Signals};
 use super::{Failure, Options, Ready, listen, plan, system};
 use crate::config::Config;
 use crate::registry::{Snapshot, origins};
+use crate::telemetry::log::access::{self, Sink};
 use crate::telemetry::log::{Handle, Level};
 use crate::telemetry::metrics::ControlMetrics;
 use crate::telemetry::{Histograms, Shard};
 use crate::tls::ticket::Keyring;
-use crate::worker::{Event, Published, Worker, WorkerConfig};
+use crate::worker::{Event, Listeners, Logs, Published, Worker, WorkerConfig};
 
 /// The generation of the first snapshot.
 pub const FIRST_GENERATION: u64 = 1;
@@ -42,9 +43,11 @@ const ASKS: usize = 64;
 
 /// What was opened before anything runs: what may fail because of the system fails here.
 struct Opened {
+    access: Sink,
     plans: Vec<WorkerConfig>,
-    listeners: Vec<Vec<TcpListener>>,
+    listeners: Vec<Listeners>,
     listen: Vec<SocketAddr>,
+    redirect: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
     own_socket: OwnSocket,
     signals: Signals,
@@ -69,7 +72,10 @@ pub async fn start(options: Options, config: Config, assembled: Assembled, log: 
     }
     let mut opened = open(&config).await?;
     let cpus: Value = opened.plans.iter().map(|plan| Value::from(plan.cpu)).collect();
-    let bring_up = bring_up(opened.plans, opened.listeners, assembled.snapshot, &log);
+    let identify = |der: &[u8]| crate::tls::identity::parse(der).ok();
+    let access = access::Log::start(opened.access, log.clone(), identify)
+        .map_err(|error| system("cannot start a thread", &error))?;
+    let bring_up = bring_up(opened.plans, opened.listeners, assembled.snapshot, &log, &access);
     let running = tokio::select! {
         running = bring_up => running?,
         never = answer_while_starting(&mut opened.asks) => match never {},
@@ -80,6 +86,7 @@ pub async fn start(options: Options, config: Config, assembled: Assembled, log: 
         "listening",
         vec![
             ("listen", opened.listen.iter().map(ToString::to_string).collect()),
+            ("redirect", opened.redirect.iter().map(ToString::to_string).collect()),
             ("admin", opened.admin.map(|address| address.to_string()).into()),
             ("workers", running.workers.len().into()),
             ("cpus", cpus),
@@ -104,9 +111,11 @@ pub async fn start(options: Options, config: Config, assembled: Assembled, log: 
         histograms: Arc::new(Mutex::new(vec![Histograms::default(); running.workers.len()])),
         config: Arc::new(config),
         log,
+        access,
         workers: running.workers,
         shards: running.shards,
         listen: opened.listen,
+        redirect: opened.redirect,
         admin: opened.admin,
         own_socket: opened.own_socket,
         published: running.published,
@@ -127,13 +136,21 @@ pub async fn start(options: Options, config: Config, assembled: Assembled, log: 
 async fn open(config: &Config) -> Result<Opened, Failure> {
     let allowed = crate::sys::allowed_cpus().map_err(|error| system("cannot read the CPU affinity", &error))?;
     let open_files = crate::sys::raise_open_files().ok().flatten();
-    let plans = plan::workers(config, &allowed, open_files).map_err(Failure::System)?;
+    let mut plans = plan::workers(config, &allowed, open_files).map_err(Failure::System)?;
+    let access = reload::open_access_log(config).map_err(Failure::System)?;
     let state_dir = &config.server.state_dir;
     DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(|error| {
         system(&format!("cannot make server.state_dir {}; create it, or change the key", state_dir.display()), &error)
     })?;
-    let opened = listen::open(&config.server.listen, plans.len());
-    let (listeners, listen) = opened.map_err(|error| Failure::System(error.to_string()))?;
+    let addresses = [config.server.listen.as_slice(), &config.server.redirect].concat();
+    let opened = listen::open(&addresses, plans.len());
+    let (sockets, mut listen) = opened.map_err(|error| Failure::System(error.to_string()))?;
+    let redirect = listen.split_off(config.server.listen.len());
+    let split = |mut tls: Vec<TcpListener>| Listeners { redirect: tls.split_off(listen.len()), tls };
+    let listeners = sockets.into_iter().map(split).collect();
+    for plan in &mut plans {
+        plan.https_port = plan.https_port.or(listen.first().map(SocketAddr::port));
+    }
     let signals = signals().map_err(|error| system("cannot handle signals", &error))?;
     let (asks_sender, asks) = mpsc::channel(ASKS);
     let (socket, own_socket) = admin::bind_socket(&config.admin.socket).map_err(Failure::System)?;
@@ -141,7 +158,7 @@ async fn open(config: &Config) -> Result<Opened, Failure> {
     let socket = socket.map_err(|error| system("cannot use admin.socket", &error))?;
     tokio::spawn(admin::serve(Listener::Unix(socket), asks_sender.clone()));
     let admin = open_admin(config, &asks_sender).await?;
-    Ok(Opened { plans, listeners, listen, admin, own_socket, signals, asks_sender, asks })
+    Ok(Opened { access, plans, listeners, listen, redirect, admin, own_socket, signals, asks_sender, asks })
 }
 
 async fn open_admin(config: &Config, asks: &mpsc::Sender<Ask>) -> Result<Option<SocketAddr>, Failure> {
@@ -180,9 +197,10 @@ async fn answer_while_starting(asks: &mut mpsc::Receiver<Ask>) -> Infallible {
 /// Resolves names, makes ticket keys, starts the workers and waits for them.
 async fn bring_up(
     plans: Vec<WorkerConfig>,
-    listeners: Vec<Vec<TcpListener>>,
+    listeners: Vec<Listeners>,
     snapshot: Arc<Snapshot>,
     log: &Handle,
+    access: &access::Log,
 ) -> Result<Running, Failure> {
     let wanted = origins::names_to_resolve(&snapshot);
     let answers = resolve::look_up(wanted.clone(), RESOLVE_LIMIT).await;
@@ -201,7 +219,8 @@ async fn bring_up(
     for (plan, own) in plans.into_iter().zip(listeners) {
         let shard = Arc::new(Shard::default());
         shards.push(Arc::clone(&shard));
-        let worker = Worker::spawn(plan, own, Arc::clone(&published), shard, log.clone(), events_sender.clone());
+        let logs = Logs { events: log.clone(), access: access.writer() };
+        let worker = Worker::spawn(plan, own, Arc::clone(&published), shard, logs, events_sender.clone());
         workers.push(worker.map_err(|error| system("cannot start a worker", &error))?);
     }
     all_started(&mut events, workers.len()).await?;

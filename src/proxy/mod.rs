@@ -6,4 +6,5 @@ pub mod headers;
 pub mod http1;
 pub mod origin;
 pub mod proxy_protocol;
+pub mod redirect;
 pub mod tunnel;

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use super::labels::{
-    Limit, OriginConnect, Pool, StatusClass, TenantCache, Ticket, Timeout, TunnelEnd, Verified, Version,
+    Limit, OriginConnect, Pool, Redirect, StatusClass, TenantCache, Ticket, Timeout, TunnelEnd, Verified, Version,
 };
 use crate::policy::Refusal;
 
@@ -53,6 +53,8 @@ pub enum Counter {
     Pool(Pool),
     /// `hostward_origin_retries_total`: requests sent again because an idle connection turned out dead.
     Retry,
+    /// `hostward_redirects_total{result}`.
+    Redirect(Redirect),
     /// `hostward_worker_turns_total`.
     Turns,
     /// `hostward_worker_busy_microseconds_total`: time the worker spent outside the kernel's wait.
@@ -76,7 +78,8 @@ const REQUEST: usize = TUNNEL_END + TunnelEnd::ALL.len();
 const REQUEST_REFUSED: usize = REQUEST + StatusClass::ALL.len();
 const POOL: usize = REQUEST_REFUSED + Refusal::ALL.len();
 const RETRY: usize = POOL + Pool::ALL.len();
-const TURNS: usize = RETRY + 1;
+const REDIRECT: usize = RETRY + 1;
+const TURNS: usize = REDIRECT + Redirect::ALL.len();
 const COUNTERS: usize = TURNS + 2;
 
 impl Counter {
@@ -103,7 +106,9 @@ impl Counter {
             .chain(StatusClass::ALL.iter().copied().map(Self::Request))
             .chain(Refusal::ALL.map(Self::RequestRefused))
             .chain(Pool::ALL.iter().copied().map(Self::Pool))
-            .chain([Self::Retry, Self::Turns, Self::BusyMicros])
+            .chain([Self::Retry])
+            .chain(Redirect::ALL.iter().copied().map(Self::Redirect))
+            .chain([Self::Turns, Self::BusyMicros])
     }
 
     /// The counter's place in a shard.
@@ -129,6 +134,7 @@ impl Counter {
             Self::RequestRefused(reason) => REQUEST_REFUSED + reason as usize,
             Self::Pool(result) => POOL + result as usize,
             Self::Retry => RETRY,
+            Self::Redirect(result) => REDIRECT + result as usize,
             Self::Turns => TURNS,
             Self::BusyMicros => TURNS + 1,
         }

@@ -174,6 +174,20 @@ labels! {
         Changed => "changed",
     }
 
+    /// What a plain-HTTP request was answered (`hostward_redirects_total{result}`).
+    Redirect {
+        /// 308 to https.
+        Redirected => "redirected",
+        /// 421: no record serves the name.
+        Misdirected => "misdirected",
+        /// 400.
+        Malformed => "malformed",
+        /// 431: the head is longer than a redirect needs.
+        TooLarge => "too_large",
+        /// The head did not come in time: closed without an answer.
+        TimedOut => "timed_out",
+    }
+
     /// How an accepted client's chain was verified (`hostward_client_chains_total{verified}`).
     Verified {
         /// Signature by signature.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::counters::{Counter, Gauge, Limit, Shard};
 use super::exposition::{Exposition, Family, Label};
 use super::histograms::Histograms;
+use super::log::access::Counts;
 
 /// Everything a scrape shows.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub struct ControlMetrics {
     pub origins_unresolved: u64,
     /// Log lines the control plane dropped because the queue was full.
     pub log_dropped: u64,
+    /// What the access log has counted.
+    pub access_log: Counts,
     /// The crypto provider's name.
     pub provider: &'static str,
 }
@@ -89,6 +92,8 @@ const RETRIES: Family = Family {
     name: "hostward_origin_retries_total",
     help: "Requests sent again because an idle origin connection turned out dead.",
 };
+const REDIRECTS: Family =
+    Family { name: "hostward_redirects_total", help: "Requests over plain HTTP, by what they were answered." };
 const TURNS: Family = Family { name: "hostward_worker_turns_total", help: "Turns of a worker's loop." };
 const BUSY: Family = Family {
     name: "hostward_worker_busy_microseconds_total",
@@ -136,6 +141,12 @@ const GENERATION: Family =
     Family { name: "hostward_registry_generation", help: "The registry generation published last." };
 const UNRESOLVED: Family =
     Family { name: "hostward_origins_unresolved", help: "Origin names that did not resolve at the last try." };
+const LOG_DROPPED: Family =
+    Family { name: "hostward_log_lines_dropped_total", help: "Log lines that were not written, by log." };
+const LOG_WRITE_ERRORS: Family =
+    Family { name: "hostward_log_write_errors_total", help: "Writes to a log that failed, by log." };
+const LOG_REOPENS: Family =
+    Family { name: "hostward_log_reopens_total", help: "Times a log file was to be opened again, by result." };
 const BUILD_INFO: Family = Family { name: "hostward_build_info", help: "Version and crypto provider; always 1." };
 const RESIDENT: Family = Family { name: "process_resident_memory_bytes", help: "Resident memory size in bytes." };
 const OPEN_FDS: Family = Family { name: "process_open_fds", help: "Open file descriptors." };
@@ -181,6 +192,7 @@ fn describe(counter: Counter) -> (&'static Family, Vec<Label<'static>>) {
         Counter::RequestRefused(reason) => (&REQUESTS_REFUSED, vec![("reason", reason.label())]),
         Counter::Pool(result) => (&POOL, vec![("result", result.label())]),
         Counter::Retry => (&RETRIES, vec![]),
+        Counter::Redirect(result) => (&REDIRECTS, vec![("result", result.label())]),
         Counter::Turns => (&TURNS, vec![]),
         Counter::BusyMicros => (&BUSY, vec![]),
     }
@@ -267,6 +279,14 @@ fn control(text: &mut Exposition, control: &ControlMetrics) {
     text.single_gauge(&HOSTNAMES, control.hostnames);
     text.single_gauge(&GENERATION, control.generation);
     text.single_gauge(&UNRESOLVED, control.origins_unresolved);
+    let access = control.access_log;
+    text.counter(&LOG_DROPPED);
+    text.sample(&LOG_DROPPED, &[("log", "access")], access.dropped);
+    text.counter(&LOG_WRITE_ERRORS);
+    text.sample(&LOG_WRITE_ERRORS, &[("log", "access")], access.write_errors);
+    text.counter(&LOG_REOPENS);
+    text.sample(&LOG_REOPENS, &[("result", "ok")], access.reopened);
+    text.sample(&LOG_REOPENS, &[("result", "failed")], access.reopen_failed);
     text.gauge(&BUILD_INFO);
     text.sample(&BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION")), ("provider", control.provider)], 1);
 }

@@ -13,6 +13,7 @@ pub mod provider;
 pub mod scope;
 pub mod tenant;
 pub mod ticket;
+pub mod trace;
 pub mod verdicts;
 pub mod verify;
 

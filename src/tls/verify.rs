@@ -7,7 +7,7 @@ use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use crate::policy::{Facts, Refusal, Verdict};
@@ -158,6 +158,17 @@ impl Verifier {
         }
         scope::with(|trust| trust.verdict_result = Some(Verified::Anew));
         (self.verify(end_entity, intermediates, now_unix_s), Some(chain))
+    }
+
+    /// Which CA of the set a path leads to: the one that stands longest, if several have that name and key.
+    pub fn anchor_index(&self, path: &Path) -> Option<usize> {
+        let named = self.anchors.iter().enumerate().filter(|(_, anchor)| anchor.name == path.anchor);
+        named.max_by_key(|(_, anchor)| anchor.not_after_unix_s).map(|(index, _)| index)
+    }
+
+    /// The algorithms a signature in a chain may have.
+    pub fn signature_algorithms(&self) -> &'static [&'static dyn SignatureVerificationAlgorithm] {
+        self.algorithms.all
     }
 
     /// Whether a path found earlier, perhaps by a verifier of another generation, still leads to an anchor of this set

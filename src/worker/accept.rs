@@ -1,6 +1,7 @@
 //! Accepting: one task for each listener, which stops asking the kernel when the worker is full.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -9,7 +10,6 @@ use crate::ring::{self, Listener};
 use crate::telemetry::counters::{Counter, Limit};
 
 use super::core::{Core, Counted};
-use super::session;
 
 /// How long accepting pauses when the process or the system is out of descriptors or memory. Connections that end make
 /// room; the backlog holds those who come.
@@ -19,8 +19,11 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// accepted one by one, so that the limit holds exactly.
 const BACKLOG: usize = super::BACKLOG as usize;
 
-/// Accepts until the worker drains.
-pub async fn run(core: Rc<Core>, listener: Listener) {
+/// Accepts until the worker drains; `serve` has each connection to its end.
+pub async fn run<F>(core: Rc<Core>, listener: Listener, serve: fn(Rc<Core>, Counted, OwnedFd) -> F)
+where
+    F: Future<Output = ()> + 'static,
+{
     let max = core.config.connections_max;
     loop {
         if core.connections.open() >= max {
@@ -35,7 +38,7 @@ pub async fn run(core: Rc<Core>, listener: Listener) {
             None => return,
             Some(Ok(fd)) => {
                 let counted = Counted::new(&core);
-                ring::spawn(session::serve(Rc::clone(&core), counted, fd));
+                ring::spawn(serve(Rc::clone(&core), counted, fd));
             }
             Some(Err(error)) if is_exhaustion(&error) => {
                 core.shard.count(Counter::Limit(Limit::FileDescriptors));

@@ -11,6 +11,7 @@ use crate::proxy::origin::Origins;
 use crate::ring::{self, Signal};
 use crate::telemetry::counters::{Counter, Gauge, Shard};
 use crate::telemetry::histograms::Histograms;
+use crate::telemetry::log::access::Writer;
 use crate::telemetry::log::{Refusals, Refused};
 use crate::tls::Verdicts;
 
@@ -37,6 +38,7 @@ pub struct Core {
     /// Storage for parsing heads, used by one at a time.
     pub slots: RefCell<Slots>,
     pub request_ids: RequestIds,
+    pub access: Writer,
     /// Set when the worker drains: accepting ends.
     pub draining: Signal<()>,
     pub connections: Connections,
@@ -123,6 +125,7 @@ impl Core {
         cache: Cache,
         refusals: Refusals,
         request_ids: RequestIds,
+        access: Writer,
     ) -> Rc<Self> {
         let origins = Origins::default();
         origins.update(&published.origins, &shard);
@@ -141,6 +144,7 @@ impl Core {
             refusals: RefCell::new(refusals),
             slots: RefCell::default(),
             request_ids,
+            access,
             draining: Signal::default(),
             connections: Connections::default(),
             started: Instant::now(),

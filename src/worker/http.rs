@@ -13,7 +13,7 @@ use crate::proxy::http1::reply::Asked;
 use crate::proxy::http1::{Added, Body, Framing, Parsed, ProxyError, Rejected, Request, answer, authority};
 use crate::proxy::headers::{SessionFacts, SessionFields};
 use crate::proxy::origin::Lease;
-use crate::proxy::tunnel::Tunnel;
+use crate::proxy::tunnel::{Traffic, Tunnel};
 use crate::registry::Snapshot;
 use crate::ring::{self, Sleep, Socket};
 use crate::telemetry::counters::{Counter, StatusClass, Timeout, TunnelEnd};
@@ -95,12 +95,14 @@ async fn tunnel(
     }
     core.shard.add(Counter::BytesOut, leftover.len() as u64);
     let (early, out) = client.into_waiting();
+    let traffic = Traffic::default();
     let tunnel = Tunnel {
         client: socket,
         tls: &session.tls,
         origin: &lease.socket,
         shard: &core.shard,
         buffers: &core.buffers,
+        traffic: &traffic,
         idle: core.config.tunnel_timeout,
     };
     tunnel.run(early, out).await

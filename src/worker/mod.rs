@@ -5,12 +5,14 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod access;
 mod admission;
 mod cache;
 mod core;
 mod handshake;
 mod http;
 mod request_ids;
+mod redirect;
 mod session;
 mod sessions;
 
@@ -30,6 +32,7 @@ use crate::registry::origins::OriginTable;
 use crate::ring::{self, Listener, Receiver, RingConfig, Runtime, Sender};
 use crate::telemetry::counters::{Counter, Gauge, Limit, Shard, Timeout, TunnelEnd};
 use crate::telemetry::histograms::Histograms;
+use crate::telemetry::log::access::Writer;
 use crate::telemetry::log::{Handle, Refusals};
 use crate::tls::ticket::Keyring;
 use crate::tls::{Factory, Options, Provider};
@@ -74,6 +77,23 @@ pub struct WorkerConfig {
     pub http: HttpLimits,
     pub tenants_bytes_max: usize,
     pub misses_max: usize,
+    /// The port plain HTTP is redirected to; `None`: that of https.
+    pub https_port: Option<u16>,
+}
+
+/// A worker's listening sockets.
+#[derive(Debug)]
+pub struct Listeners {
+    pub tls: Vec<TcpListener>,
+    /// Where plain HTTP is answered with a redirect to https.
+    pub redirect: Vec<TcpListener>,
+}
+
+/// What a worker logs with.
+#[derive(Debug)]
+pub struct Logs {
+    pub events: Handle,
+    pub access: Writer,
 }
 
 /// The limits of HTTP connections.
@@ -133,19 +153,18 @@ impl Worker {
     /// When no thread can be started.
     pub fn spawn(
         config: WorkerConfig,
-        listeners: Vec<TcpListener>,
+        listeners: Listeners,
         initial: Arc<Published>,
         shard: Arc<Shard>,
-        log: Handle,
+        logs: Logs,
         events: UnboundedSender<Event>,
     ) -> io::Result<Self> {
         let (commands, mailbox) = ring::mailbox();
         let index = config.index;
         let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-            let result = prepare(config, initial, shard, log).map(|(runtime, core)| {
+            let result = prepare(config, initial, shard, logs).map(|(runtime, core)| {
                 let on_turn = turn_recorder(&core);
                 let main = async {
-                    let listeners = listeners.into_iter().map(Listener::new).collect();
                     run(&core, listeners, mailbox.claim(), &events).await;
                 };
                 runtime.run(main, on_turn);
@@ -177,7 +196,7 @@ fn prepare(
     config: WorkerConfig,
     initial: Arc<Published>,
     shard: Arc<Shard>,
-    log: Handle,
+    logs: Logs,
 ) -> Result<(Runtime, Rc<Core>), String> {
     if let Some(cpu) = config.cpu {
         crate::sys::pin_current_thread(cpu)
@@ -192,9 +211,9 @@ fn prepare(
         ticket_lifetime_s: u32::try_from(config.ticket_lifetime.as_secs()).unwrap_or(u32::MAX),
     })?;
     let cache = Cache::new(factory, Arc::clone(&shard), config.tenants_bytes_max, config.misses_max);
-    let refusals = Refusals::new(log, Arc::clone(&shard), 0);
+    let refusals = Refusals::new(logs.events, Arc::clone(&shard), 0);
     let request_ids = RequestIds::new()?;
-    let core = Core::new(config, shard, initial, cache, refusals, request_ids);
+    let core = Core::new(config, shard, initial, cache, refusals, request_ids, logs.access);
     Ok((runtime, core))
 }
 
@@ -212,17 +231,15 @@ fn turn_recorder(core: &Rc<Core>) -> impl FnMut(ring::Turn) + use<> {
 }
 
 /// A worker's main task: accepts, and does what the mailbox says.
-async fn run(
-    core: &Rc<Core>,
-    listeners: Vec<Listener>,
-    mut commands: Receiver<Command>,
-    events: &UnboundedSender<Event>,
-) {
+async fn run(core: &Rc<Core>, listeners: Listeners, mut commands: Receiver<Command>, events: &UnboundedSender<Event>) {
     let worker = core.config.index;
     // The receiver of events is gone only when the process ends anyway.
     let tell = |event| drop(events.send(event));
-    for listener in listeners {
-        ring::spawn(accept::run(Rc::clone(core), listener));
+    for listener in listeners.tls {
+        ring::spawn(accept::run(Rc::clone(core), Listener::new(listener), session::serve));
+    }
+    for listener in listeners.redirect {
+        ring::spawn(accept::run(Rc::clone(core), Listener::new(listener), redirect::serve));
     }
     {
         let core = Rc::clone(core);

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::policy::{Refusal, Verdict};
 use crate::proxy::proxy_protocol::{self, ClientCertificate, Endpoints, Header, Ssl};
@@ -16,6 +16,7 @@ use crate::telemetry::counters::{Counter, Timeout, TunnelEnd};
 use crate::telemetry::log::Refused;
 use crate::tls::{Outgoing, failure, identity};
 
+use super::access::{self, Seen};
 use super::core::{Core, Counted, now_unix_s};
 use super::handshake::{self, Denied, Failed, Progress, Started};
 use super::http;
@@ -41,7 +42,7 @@ pub async fn serve(core: Rc<Core>, counted: Counted, fd: OwnedFd) {
     match shaken {
         Ok(Ok(started)) => {
             handshake::record_duration(&core, accepted);
-            forward(&core, socket, started).await;
+            forward(&core, socket, started, accepted).await;
         }
         Ok(Err(Failed::Gone)) => core.shard.count(Counter::HandshakeAborted),
         Ok(Err(Failed::Refused(denied))) => refuse(&core, &socket, &progress, *denied).await,
@@ -126,16 +127,17 @@ pub async fn say_goodbye(core: &Core, socket: &Socket, bytes: Vec<u8>, filled: u
     }
 }
 
-/// Serves the connection's origin until it ends, from inside or from outside.
-async fn forward(core: &Rc<Core>, socket: Socket, started: Started) {
+/// Serves the connection until it ends, from inside or from outside.
+async fn forward(core: &Rc<Core>, socket: Socket, started: Started, accepted: Instant) {
     let Started { session, early, out } = started;
     let registered = Sessions::register(core, Rc::clone(&session));
+    let seen = Seen::new(core, &socket);
     let (end, mut last) = {
         let mode = session.tenant.borrow().record.mode;
         let mut inside = pin!(async {
             match mode {
                 Mode::Http => http::serve(core, &socket, &session, early, out).await,
-                Mode::Tcp => Box::pin(connect_and_tunnel(core, &socket, &session, early, out)).await,
+                Mode::Tcp => Box::pin(connect_and_tunnel(core, &socket, &session, early, out, &seen)).await,
             }
         });
         let mut validity = pin!(validity_ends(&session));
@@ -152,6 +154,9 @@ async fn forward(core: &Rc<Core>, socket: Socket, started: Started) {
     };
     drop(registered);
     core.shard.count(Counter::TunnelEnd(end));
+    if core.access.enabled() {
+        access::log_connection(core, &session, accepted, seen, end);
+    }
     match end {
         TunnelEnd::TimedOut => core.shard.count(Counter::Timeout(Timeout::Tunnel)),
         TunnelEnd::TrustChanged | TunnelEnd::CertificateEnded => {
@@ -190,6 +195,7 @@ async fn connect_and_tunnel(
     session: &Session,
     early: Vec<u8>,
     out: Outgoing,
+    seen: &Seen,
 ) -> (TunnelEnd, Outgoing) {
     let record = std::sync::Arc::clone(&session.tenant.borrow().record);
     let began = ring::now();
@@ -201,6 +207,10 @@ async fn connect_and_tunnel(
     let origin = &lease.socket;
     let elapsed = std::time::Instant::now().saturating_duration_since(began);
     core.histograms.borrow_mut().origin_connect.record_us(elapsed.as_micros() as u64);
+    if core.access.enabled() {
+        seen.connect.set(Some(elapsed));
+        seen.address.set(origin.peer_address());
+    }
     if record.origin.proxy_protocol {
         let (result, _) = origin.send(proxy_header(socket, session)).await;
         if result.is_err() {
@@ -213,6 +223,7 @@ async fn connect_and_tunnel(
         origin,
         shard: &core.shard,
         buffers: &core.buffers,
+        traffic: &seen.traffic,
         idle: core.config.tunnel_timeout,
     };
     tunnel.run(early, out).await

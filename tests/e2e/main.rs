@@ -15,20 +15,26 @@
 //! | 140-159 | `origins` | origins that die, stall, reset; the PROXY header |
 //! | 160-169 | `tools` | curl, openssl, wrk, h2load |
 //! | 170-179 | `cli` | outputs and exit codes |
+//! | 260-269 | `access_log` | every connection leaves its line, whatever happens to the file |
+//! | 270-279 | `redirect` | plain HTTP is redirected to names of ours, and nothing else |
+//! | 280-289 | `explain` | what is explained is what happens |
 //!
 //! Everything runs on the loopback network on ports the kernel chooses, needs no privileges, and is bounded in time. A
 //! case whose tool is not installed prints a line that begins with SKIPPED.
 
+mod access_log;
 mod bytes;
 mod churn;
 mod cli;
 mod client_auth;
 mod drain;
+mod explain;
 mod harness;
 mod hello;
 mod limits;
 mod origins;
 mod records;
+mod redirect;
 mod reload;
 mod selftest;
 mod tickets;

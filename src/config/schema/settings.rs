@@ -6,15 +6,16 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::reader::{Table, Value, quote};
-use crate::config::types::{Admin, Cache, Limits, Log, LogLevel, Server, Workers};
+use crate::config::reader::{Table, Value, quote, with_suggestion};
+use crate::config::types::{Access, Admin, Cache, Limits, Log, LogLevel, Server, Workers};
 
 use super::rule::network;
 
-pub const SERVER_KEYS: &[&str] = &["listen", "workers", "cpus", "state_dir", "trusted_proxies"];
+pub const SERVER_KEYS: &[&str] =
+    &["listen", "workers", "cpus", "state_dir", "redirect", "redirect_port", "trusted_proxies"];
 pub const ADMIN_KEYS: &[&str] = &["socket", "listen"];
 pub const LIMITS_KEYS: &[&str] = &[
     "connections_per_worker",
@@ -30,7 +31,7 @@ pub const LIMITS_KEYS: &[&str] = &[
     "min_body_rate",
 ];
 pub const CACHE_KEYS: &[&str] = &["tenants_per_worker", "misses_per_worker"];
-pub const LOG_KEYS: &[&str] = &["level"];
+pub const LOG_KEYS: &[&str] = &["level", "access"];
 
 /// The port of HTTPS, where the front door stands unless told otherwise.
 const DEFAULT_PORT: u16 = 443;
@@ -84,7 +85,8 @@ const MISSES: RangeInclusive<usize> = 1..=(1 << 24);
 impl Default for Server {
     fn default() -> Self {
         let listen = vec![(Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into(), (Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into()];
-        Self { listen, workers: Workers::Auto, cpus: None, state_dir: PathBuf::from("/var/lib/hostward"), trusted_proxies: Vec::new() }
+        let state_dir = PathBuf::from("/var/lib/hostward");
+        Self { listen, workers: Workers::Auto, cpus: None, state_dir, redirect: Vec::new(), redirect_port: None, trusted_proxies: Vec::new() }
     }
 }
 
@@ -121,7 +123,7 @@ impl Default for Cache {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: LogLevel::Info }
+        Self { level: LogLevel::Info, access: Access::Off }
     }
 }
 
@@ -129,7 +131,17 @@ impl Default for Log {
 pub fn server(table: &Table<'_>) -> Server {
     let mut server = Server::default();
     if let Some(value) = table.get("listen") {
-        server.listen = listen(value);
+        server.listen = listen(value, &[]);
+    }
+    if let Some(value) = table.get("redirect") {
+        server.redirect = listen(value, &server.listen);
+    }
+    if let Some(value) = table.get("redirect_port") {
+        let port = value.integer(&(1..=usize::from(u16::MAX)));
+        server.redirect_port = port.and_then(|port| u16::try_from(port).ok());
+        if server.redirect.is_empty() {
+            value.warning("has no effect without redirect");
+        }
     }
     if let Some(value) = table.get("workers") {
         server.workers = workers(value).unwrap_or(Workers::Auto);
@@ -151,13 +163,17 @@ pub fn server(table: &Table<'_>) -> Server {
     server
 }
 
-/// Every worker listens on each of these addresses.
-fn listen(value: Value<'_>) -> Vec<SocketAddr> {
+/// Every worker listens on each of these addresses. None of them may be `taken`; port 0 never is, since the kernel chooses
+/// another one each time.
+fn listen(value: Value<'_>, taken: &[SocketAddr]) -> Vec<SocketAddr> {
     let mut addresses = Vec::new();
     for element in value.one_or_more() {
         let Some(address) = socket_address(element) else { continue };
         if addresses.contains(&address) {
             element.error(format!("names {address} twice"));
+        }
+        if address.port() != 0 && taken.contains(&address) {
+            element.error(format!("names {address}, which listen has already"));
         }
         addresses.push(address);
     }
@@ -301,7 +317,38 @@ pub fn log(table: &Table<'_>) -> Log {
     let levels =
         [("error", LogLevel::Error), ("warn", LogLevel::Warn), ("info", LogLevel::Info), ("debug", LogLevel::Debug)];
     let level = table.get("level").and_then(|value| value.choice(&levels));
-    Log { level: level.unwrap_or(Log::default().level) }
+    let defaults = Log::default();
+    let access = table.get("access").and_then(access);
+    Log { level: level.unwrap_or(defaults.level), access: access.unwrap_or(defaults.access) }
+}
+
+/// Where the access log goes: one of two words, or a file in a directory that is there. The file itself is made when it is
+/// missing; a directory that is missing is more likely a slip.
+fn access(value: Value<'_>) -> Option<Access> {
+    let words = ["off", "stdout"];
+    let text = value.string()?;
+    match text {
+        "off" => return Some(Access::Off),
+        "stdout" => return Some(Access::Stdout),
+        // A word that is neither is a slip too, and must not become a file of that name.
+        _ if !text.contains(['/', '.']) => {
+            let problem = format!("must be \"off\", \"stdout\" or the path of a file, not {}", quote(text));
+            value.error(with_suggestion(problem, text, &words));
+            return None;
+        }
+        _ => {}
+    }
+    let path = value.path()?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !directory.is_dir() {
+        value.error(format!("is {}, and there is no directory {}; create it", quote(text), directory.display()));
+        return None;
+    }
+    if path.exists() && !path.is_file() {
+        value.error(format!("is {}, which is no regular file; for standard output write \"stdout\"", quote(text)));
+        return None;
+    }
+    Some(Access::File(path))
 }
 
 #[cfg(test)]

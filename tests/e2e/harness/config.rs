@@ -162,6 +162,7 @@ pub struct Settings {
     pub tls: Vec<String>,
     pub limits: Vec<String>,
     pub cache: Vec<String>,
+    pub log: Vec<String>,
     /// Lines before the first table.
     pub top: Vec<String>,
 }
@@ -169,7 +170,16 @@ pub struct Settings {
 impl Settings {
     /// Two workers on ports the kernel chooses, and no hostnames.
     pub fn new() -> Self {
-        Self { hosts: Vec::new(), workers: 2, server: vec![], tls: vec![], limits: vec![], cache: vec![], top: vec![] }
+        Self {
+            hosts: Vec::new(),
+            workers: 2,
+            server: vec![],
+            tls: vec![],
+            limits: vec![],
+            cache: vec![],
+            log: vec![],
+            top: vec![],
+        }
     }
 
     pub fn host(mut self, host: Host) -> Self {
@@ -189,6 +199,16 @@ impl Settings {
 
     pub fn limit(mut self, line: &str) -> Self {
         self.limits.push(line.to_owned());
+        self
+    }
+
+    pub fn log(mut self, line: &str) -> Self {
+        self.log.push(line.to_owned());
+        self
+    }
+
+    pub fn server(mut self, line: &str) -> Self {
+        self.server.push(line.to_owned());
         self
     }
 
@@ -221,7 +241,8 @@ impl Settings {
             writeln!(text, "{line}")?;
         }
         writeln!(text, "[admin]\nsocket = {:?}\nlisten = \"127.0.0.1:0\"", directory.join("admin.sock"))?;
-        for (table, lines) in [("tls", &self.tls), ("limits", &self.limits), ("cache", &self.cache)] {
+        for (table, lines) in [("tls", &self.tls), ("limits", &self.limits), ("cache", &self.cache), ("log", &self.log)]
+        {
             writeln!(text, "[{table}]\n{}", lines.join("\n"))?;
         }
         for (index, host) in self.hosts.iter().enumerate() {
