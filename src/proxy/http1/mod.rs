@@ -7,6 +7,7 @@
 pub mod answer;
 pub mod authority;
 mod body;
+mod chunked;
 mod fields;
 mod head;
 mod request;
@@ -81,3 +82,6 @@ pub enum ResponseFraming {
     /// By the end of the connection.
     UntilClose,
 }
+
+#[cfg(test)]
+mod tests;
