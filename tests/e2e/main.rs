@@ -15,6 +15,10 @@
 //! | 140-159 | `origins` | origins that die, stall, reset; the PROXY header |
 //! | 160-169 | `tools` | curl, openssl, wrk, h2load |
 //! | 170-179 | `cli` | outputs and exit codes |
+//! | 200-214 | `http1_basics` | requests and responses in every framing, one after the other and at once |
+//! | 215-224 | `http1_guard` | I4 and I5: the authority of each request, rules, identity headers |
+//! | 225-239 | `http1_faults` | origins that die, stall and talk nonsense; clients that are slow or large |
+//! | 240-249 | `http1_pool` | pooled connections, retries, WebSocket, drain |
 //!
 //! Everything runs on the loopback network on ports the kernel chooses, needs no privileges, and is bounded in time. A
 //! case whose tool is not installed prints a line that begins with SKIPPED.
@@ -26,6 +30,10 @@ mod client_auth;
 mod drain;
 mod harness;
 mod hello;
+mod http1_basics;
+mod http1_faults;
+mod http1_guard;
+mod http1_pool;
 mod limits;
 mod origins;
 mod records;
