@@ -61,6 +61,7 @@ listen = ["0.0.0.0:8443", "[::1]:8443"]
 workers = 2
 cpus = "0-1,4"
 state_dir = "state"
+trusted_proxies = ["10.0.0.0/8", "::1"]
 [admin]
 socket = "/run/h.sock"
 listen = "127.0.0.1:9090"
@@ -77,6 +78,12 @@ handshakes_per_worker = 0x10
 handshake_timeout = "250ms"
 drain_timeout = "1s"
 tunnel_timeout = "2h"
+header_timeout = "3s"
+idle_timeout = "1m"
+header_bytes = "16KiB"
+headers = 64
+body_bytes = "10MiB"
+min_body_rate = "off"
 [cache]
 tenants_per_worker = "64MiB"
 misses_per_worker = 7
@@ -126,6 +133,7 @@ deny = true
     assert_eq!(config.server.workers, Workers::Count(2));
     assert_eq!(config.server.cpus, Some(vec![0, 1, 4]));
     assert!(config.server.state_dir.ends_with("etc/state"));
+    assert_eq!(config.server.trusted_proxies.len(), 2);
     assert_eq!(config.admin.socket, Path::new("/run/h.sock"));
     assert_eq!(config.admin.listen, Some("127.0.0.1:9090".parse().expect("an address")));
     assert_eq!(config.tls.provider, Provider::Ring);
@@ -140,7 +148,12 @@ deny = true
             handshake_timeout: Duration::from_millis(250),
             drain_timeout: Duration::from_secs(1),
             tunnel_timeout: Duration::from_secs(7200),
-            ..Limits::default()
+            header_timeout: Duration::from_secs(3),
+            idle_timeout: Duration::from_secs(60),
+            header_bytes: 16 << 10,
+            headers: 64,
+            body_bytes: Some(10 << 20),
+            min_body_rate: None,
         }
     );
     assert_eq!(config.cache, Cache { tenants_per_worker: 64 << 20, misses_per_worker: 7 });
@@ -206,6 +219,7 @@ workers = 0
 [limits]
 handshake_timeout = "0s"
 head_timeout = "10s"
+header_time = "10s"
 [[hostname]]
 name = "a..example"
 certificate = "a.pem"
@@ -303,12 +317,25 @@ fn each_fault_has_its_line() {
         ("origin = 'x'", "1:10: origin must be a table of tables, [origin.NAME], not a string"),
         ("[origin.'a b']\nurl='tcp://h:1'", "1:1: \"a b\" is not a name"),
         ("[origin.app]\nurl = ['tcp://h:1', 'tcp://H.:1']", "2:21: url names the same address twice"),
-        ("[origin.app]\nurl = 'http://h:1'", "the scheme http is not built yet"),
+        ("[origin.app]\nurl = 'https://h:1'", "the scheme https is not built yet"),
+        ("[origin.app]\nurl = ['http://h:1', 'tcp://h:2']", "2:22: url names another scheme than those before it"),
+        (
+            "[origin.app]\nurl = 'http://h:1'\nproxy_protocol = 'v2'",
+            "3:18: proxy_protocol has no meaning for http://",
+        ),
+        ("[origin.app]\nurl = 'http://h:1'\nresponse_timeout = '1ms'", "3:20: response_timeout must be between"),
+        (
+            "[origin.app]\nurl = 'http://h:1'\nidle_connections_per_worker = 5000",
+            "3:31: idle_connections_per_worker must be between 0 and 4096, not 5000",
+        ),
+        ("[server]\ntrusted_proxies = ['here']", "2:20: trusted_proxies must be an address or a network"),
+        ("[limits]\nheaders = 1000", "2:11: headers must be between 8 and 256, not 1000"),
+        ("[limits]\nbody_bytes = 'no limit'", "2:14: body_bytes is not a size: \"no limit\""),
         (
             "[origin.app]\nurl = 'tcp://h:1'\nproxy_protocol = 'v1'",
             "3:18: proxy_protocol must be \"off\" or \"v2\", not \"v1\"",
         ),
-        ("[origin.app]\nurl = 'tcp://h:1'\nshare = true", "3:1: unknown key \"share\" in [origin.app]"),
+        ("[origin.app]\nurl = 'tcp://h:1'\nshare = true", "3:9: share has no meaning for tcp://"),
         ("[hostname]\nname = 'a'", "1:1: hostname must be an array of tables, each begun by [[hostname]], not a table"),
         ("include = 'gone.toml'", "1:11: include gone.toml: cannot be opened: No such file"),
         ("include = '[a.toml'", "1:11: include is \"[a.toml\", which is not a pattern"),
@@ -368,10 +395,31 @@ fn each_fault_of_a_hostname_has_its_line() {
         ("[[hostname.rule]]\nallow = { common_name = 'x' }", "7:9: warning: allow can never hold: client_auth is off"),
         ("[[hostname.rule]]\nallow = { serial = 'xyz' }\n[hostname.client_auth]\nmode='require'\nca='x'", "6:1: "),
         (
-            "[[hostname]]\nname='b'\ncertificate='b'\norigin='tcp://h:1'\nmode='http'",
-            "10:6: mode = \"http\" is not built yet",
+            "[[hostname]]\nname='b'\ncertificate='b'\norigin='tcp://h:1'\nmode='passthrough'",
+            "10:6: mode = \"passthrough\" is not built yet",
         ),
-        ("[[hostname]]\nname='b'\ncertificate='b'\norigin='tcp://h:1'", "6:1: [[hostname]] needs the key \"mode\""),
+        (
+            "[[hostname]]\nname='b'\ncertificate='b'\norigin='tcp://h:1'",
+            "9:8: origin \"tcp://h:1\" is tcp://, and mode is \"http\"; write \"http://h:1\"",
+        ),
+        (
+            "[[hostname]]\nname='b'\ncertificate='b'\norigin='http://h:1'\nmode='tcp'",
+            "9:8: origin \"http://h:1\" is http://, and mode is \"tcp\"; write \"tcp://h:1\"",
+        ),
+        (
+            "[[hostname]]\nname='b'\ncertificate='b'\norigin='http://h:1'\nalpn=['h2']",
+            "10:7: alpn names \"h2\", which mode = \"http\" does not speak yet",
+        ),
+        ("keep_unusual_headers = true", "6:24: keep_unusual_headers has no meaning with mode = \"tcp\""),
+        (
+            "[hostname.client_auth]\nmode = 'request'\nca = 'x'\nheaders = ['cf']",
+            "9:11: headers has no meaning with mode = \"tcp\"",
+        ),
+        (
+            "[[hostname]]\nname='b'\ncertificate='b'\norigin='http://h:1'\n[hostname.client_auth]\nmode='request'\nca='x'\n\
+             headers=['x-client']",
+            "13:10: headers must be \"client-cert\", \"x-client-cert\", \"xfcc\" or \"cf\", not \"x-client\"",
+        ),
         (
             "[[hostname]]\nname=['b', 'A.example.']\ncertificate='b'\norigin='tcp://h:1'\nmode='tcp'",
             "7:12: name \"a.example\" is taken already, at ",
@@ -401,6 +449,11 @@ fn warnings_do_not_refuse() {
         let lines: Vec<String> = config.warnings.iter().map(|problem| cut_file(&problem.to_string())).collect();
         assert!(lines.len() == 1 && lines[0].starts_with(expected), "{expected}: {lines:?}");
     }
+    let shared = "[[hostname]]\nname='b.example'\ncertificate='b.pem'\norigin='http://10.0.0.5:80'\n";
+    let config = load_text(&hostname_with(shared)).expect("warnings only");
+    let lines: Vec<String> = config.warnings.iter().map(|problem| cut_file(&problem.to_string())).collect();
+    let expected = "1:1: warning: mode = \"tcp\" forwards requests unseen to an HTTP origin that serves b.example too";
+    assert!(lines.len() == 1 && lines[0].starts_with(expected), "{lines:?}");
     let empty = load_text("").expect("warnings only");
     assert!(empty.warnings[0].text.contains("every client will be refused"));
 }

@@ -18,6 +18,10 @@
 //! | 260-269 | `access_log` | every connection leaves its line, whatever happens to the file |
 //! | 270-279 | `redirect` | plain HTTP is redirected to names of ours, and nothing else |
 //! | 280-289 | `explain` | what is explained is what happens |
+//! | 200-214 | `http1_basics` | requests and responses in every framing, one after the other and at once |
+//! | 215-224 | `http1_guard` | I4 and I5: the authority of each request, rules, identity headers |
+//! | 225-239 | `http1_faults` | origins that die, stall and talk nonsense; clients that are slow or large |
+//! | 240-249 | `http1_pool` | pooled connections, retries, WebSocket, drain |
 //!
 //! Everything runs on the loopback network on ports the kernel chooses, needs no privileges, and is bounded in time. A
 //! case whose tool is not installed prints a line that begins with SKIPPED.
@@ -31,6 +35,10 @@ mod drain;
 mod explain;
 mod harness;
 mod hello;
+mod http1_basics;
+mod http1_faults;
+mod http1_guard;
+mod http1_pool;
 mod limits;
 mod origins;
 mod records;

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::World;
+use super::http::HttpOrigin;
 use super::origin::Origin;
 use super::pki::{Authority, Identity};
 
@@ -30,6 +31,8 @@ impl Auth {
 #[derive(Clone)]
 pub struct Host {
     pub names: Vec<String>,
+    /// `tcp`, or `http`.
+    pub mode: &'static str,
     pub certificates: Vec<Identity>,
     /// URLs of the origin.
     pub origin: Vec<String>,
@@ -46,6 +49,8 @@ pub struct Host {
     pub auth_lines: Vec<String>,
     /// More lines of the origin's table.
     pub origin_lines: Vec<String>,
+    /// Uses the origin's table of the host at this place instead of one of its own.
+    pub origin_of_host: Option<usize>,
 }
 
 impl World {
@@ -54,10 +59,16 @@ impl World {
         self.host_at(name, &[origin.url()])
     }
 
+    /// A hostname in HTTP mode.
+    pub fn http_host(&self, name: &str, origin: &HttpOrigin) -> Host {
+        self.host_at(name, &[&origin.url()]).http()
+    }
+
     /// The same with an origin of several addresses.
     pub fn host_at(&self, name: &str, origin: &[&str]) -> Host {
         Host {
             names: vec![name.to_owned()],
+            mode: "tcp",
             certificates: vec![self.servers.server(&[name]).issue()],
             origin: origin.iter().map(|url| (*url).to_owned()).collect(),
             proxy_protocol: false,
@@ -67,6 +78,7 @@ impl World {
             lines: Vec::new(),
             auth_lines: Vec::new(),
             origin_lines: Vec::new(),
+            origin_of_host: None,
         }
     }
 }
@@ -91,6 +103,23 @@ impl Host {
         self.cas = cas.iter().map(|ca| ca.pem().to_owned()).collect();
     }
 
+    /// Shares the origin's table of the host at this place of the settings.
+    pub fn with_origin_of(mut self, index: usize) -> Self {
+        self.origin_of_host = Some(index);
+        self
+    }
+
+    /// Each request is judged and forwarded by itself.
+    pub fn http(mut self) -> Self {
+        self.mode = "http";
+        self
+    }
+
+    pub fn auth_line(mut self, line: &str) -> Self {
+        self.auth_lines.push(line.to_owned());
+        self
+    }
+
     /// The origin is told who the client is.
     pub fn with_proxy_header(mut self) -> Self {
         self.proxy_protocol = true;
@@ -112,8 +141,9 @@ impl Host {
         self
     }
 
-    fn write(&self, index: usize, directory: &Path, text: &mut String) -> std::fmt::Result {
-        let quoted: Vec<_> = self.origin.iter().map(|url| format!("{url:?}")).collect();
+    fn write_origin(&self, index: usize, text: &mut String) -> Result<String, std::fmt::Error> {
+        let scheme = format!("{}://", self.mode);
+        let quoted: Vec<_> = self.origin.iter().map(|url| format!("{:?}", url.replace("tcp://", &scheme))).collect();
         writeln!(text, "[origin.o{index}]\nurl = [{}]", quoted.join(", "))?;
         if self.proxy_protocol {
             writeln!(text, "proxy_protocol = \"v2\"")?;
@@ -121,8 +151,15 @@ impl Host {
         for line in &self.origin_lines {
             writeln!(text, "{line}")?;
         }
+        Ok(format!("o{index}"))
+    }
 
-        writeln!(text, "[[hostname]]\nname = {:?}\nmode = \"tcp\"\norigin = \"o{index}\"", self.names)?;
+    fn write(&self, index: usize, directory: &Path, text: &mut String) -> std::fmt::Result {
+        let origin = match &self.origin_of_host {
+            Some(other) => format!("o{other}"),
+            None => self.write_origin(index, text)?,
+        };
+        writeln!(text, "[[hostname]]\nname = {:?}\nmode = {:?}\norigin = \"{origin}\"", self.names, self.mode)?;
         let (mut certificates, mut keys) = (Vec::new(), Vec::new());
         for (number, identity) in self.certificates.iter().enumerate() {
             certificates.push(store(directory, &format!("h{index}-{number}.pem"), &identity.chain_pem));
