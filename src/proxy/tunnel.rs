@@ -15,10 +15,7 @@ use crate::ring::{self, Receive, Socket};
 use crate::telemetry::counters::{Counter, Shard, TunnelEnd};
 use crate::tls::{Connection, Fatal, Outgoing};
 
-use super::buffers::Buffers;
-
-/// How much one turn collects for one send. More than a large receive only delays the other connections of the core.
-const GATHER_BYTES: usize = 64 * 1024;
+use super::buffers::{Buffers, GATHER_BYTES};
 
 /// How long a tunnel may be silent once one side has said goodbye. Peers that keep half a connection open on purpose keep
 /// bytes moving; those that forgot about it should not hold two descriptors for the whole tunnel timeout.

@@ -6,12 +6,9 @@
 use std::cell::{Cell, RefCell};
 use std::task::{Context, Poll};
 
-use crate::proxy::buffers::Buffers;
+use crate::proxy::buffers::{Buffers, GATHER_BYTES};
 use crate::ring::{Receive, Socket};
 use crate::tls::{Connection, Outgoing};
-
-/// How much one pass reads. More only delays the other connections of the core.
-const GATHER_BYTES: usize = 64 * 1024;
 
 /// How much plaintext is collected before it is encrypted: one record (RFC 8446 section 5.1), so that a head and a small
 /// body travel together. Larger pieces are encrypted from where they lie.

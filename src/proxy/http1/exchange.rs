@@ -15,14 +15,12 @@ use std::time::{Duration, Instant};
 use super::client::{Client, Gone};
 use super::reply::{Asked, Reply};
 use super::{BadBody, Body, Framing, HeadLimits, ProxyError, Slots};
+use crate::proxy::buffers::GATHER_BYTES;
 use crate::proxy::origin::{Lease, Origins};
 use crate::ring::{self, Receive, Sleep, Socket};
 use crate::telemetry::counters::{Counter, OriginConnect, Pool, Shard};
 use crate::telemetry::histograms::Histograms;
 use crate::tls::Tenant;
-
-/// How much of a response one pass collects before it is sent. More only delays the other connections of the core.
-const GATHER_BYTES: usize = 64 * 1024;
 
 /// How many bytes of later requests are read while a response is under way. Beyond them the client waits.
 const PIPELINED_BYTES: usize = 16 * 1024;
