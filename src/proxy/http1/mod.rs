@@ -9,6 +9,7 @@ pub mod authority;
 mod body;
 pub mod client;
 pub mod exchange;
+mod chunked;
 mod fields;
 pub mod reply;
 mod head;
@@ -84,3 +85,6 @@ pub enum ResponseFraming {
     /// By the end of the connection.
     UntilClose,
 }
+
+#[cfg(test)]
+mod tests;

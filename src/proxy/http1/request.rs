@@ -165,9 +165,10 @@ impl<'a> Request<'a> {
 
 /// A request line whose version httparse does not know: 505 if it is a version of HTTP (RFC 9112 section 2.3).
 fn unknown_version(line: &[u8]) -> Fault {
-    let version = line.rsplit(|&byte| byte == b' ').next().and_then(|last| last.strip_prefix(b"HTTP/"));
+    let mut parts = line.split(|&byte| byte == b' ');
+    let version = parts.nth(2).and_then(|version| version.strip_prefix(b"HTTP/"));
     match version {
-        Some([major, b'.', minor]) if major.is_ascii_digit() && minor.is_ascii_digit() => {
+        Some([major, b'.', minor]) if major.is_ascii_digit() && minor.is_ascii_digit() && parts.next().is_none() => {
             Fault { status: 505, detail: "a version other than HTTP/1.0 and HTTP/1.1" }
         }
         _ => bad("the request line ends in no version"),
