@@ -338,7 +338,7 @@ impl Connection<'_> {
     }
 
     fn is_ending(&self) -> bool {
-        self.core.draining.get().is_some() || self.client.has_finished()
+        self.core.draining.get().is_some() || self.client.has_finished() && self.client.waiting() == 0
     }
 
     /// Sends an answer of ours.

@@ -283,6 +283,7 @@ fn t207_half_closed_clients_are_answered() {
     origin.release();
     let first: Response = http.response();
     assert_eq!(first.body.text(), "late");
+    assert_eq!(http.response().body.text(), "late");
     assert_eq!(http.end(), End::CloseNotify);
 }
 

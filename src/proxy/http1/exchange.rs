@@ -505,7 +505,8 @@ impl Flight<'_> {
 
     /// Whether the client's connection may stay open after a response of this status.
     fn may_keep(&self, status: u16) -> bool {
-        let wanted = self.order.keep_alive && !(self.setting.draining)() && !self.client.has_finished();
+        let may_ask_more = !self.client.has_finished() || self.client.waiting() > 0;
+        let wanted = self.order.keep_alive && !(self.setting.draining)() && may_ask_more;
         // An early response: the rest of the request is read and forgotten, or the connection ends. A success may well be
         // an origin that answers while it reads.
         wanted && (self.request_sent.get() || status < 300 || is_small(&self.order.framing, &self.body.borrow()))
