@@ -9,6 +9,7 @@ mod admission;
 mod cache;
 mod core;
 mod handshake;
+mod hellos;
 mod session;
 mod sessions;
 
