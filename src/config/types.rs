@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::report::{Place, Problem};
 use crate::policy::rules::RuleSpec;
 use crate::registry::{ClientAuthMode, Mode, Name, Origin, TlsVersion};
+use crate::tls::Provider;
 
 /// A configuration without errors.
 #[derive(Clone, Debug)]
@@ -75,23 +76,6 @@ pub struct Tls {
     pub tickets: bool,
     /// How long after its full handshake a session may be resumed.
     pub ticket_lifetime: Duration,
-}
-
-/// The library that does the cryptography of TLS.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Provider {
-    AwsLcRs,
-    Ring,
-}
-
-impl Provider {
-    /// As it is written in the file.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::AwsLcRs => "aws-lc-rs",
-            Self::Ring => "ring",
-        }
-    }
 }
 
 /// A key-exchange group.
@@ -194,6 +178,8 @@ pub struct CertificateFiles {
     pub certificate: PathBuf,
     /// PEM; may be the same file as the certificate, and is when the file says nothing.
     pub private_key: PathBuf,
+    /// Where the key is named; where the certificate is, if it is not named itself.
+    pub key_place: Place,
 }
 
 /// `[hostname.client_auth]`

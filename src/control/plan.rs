@@ -2,7 +2,6 @@
 
 use crate::config::{self, Config, Workers};
 use crate::telemetry::log::Level;
-use crate::tls;
 use crate::worker::WorkerConfig;
 
 /// One configuration a worker.
@@ -48,7 +47,7 @@ fn worker(config: &Config, index: usize, cpu: Option<usize>, connections_max: us
     WorkerConfig {
         index,
         cpu,
-        provider: provider(tls.provider),
+        provider: tls.provider,
         groups: tls.groups.iter().map(|group| group.name().to_owned()).collect(),
         // The configuration has applied `tls.cipher_suites` to every record, so that a reload may change it.
         cipher_suites: Vec::new(),
@@ -61,13 +60,6 @@ fn worker(config: &Config, index: usize, cpu: Option<usize>, connections_max: us
         drain_timeout: limits.drain_timeout,
         tenants_bytes_max: usize::try_from(cache.tenants_per_worker).unwrap_or(usize::MAX),
         misses_max: cache.misses_per_worker,
-    }
-}
-
-fn provider(provider: config::Provider) -> tls::Provider {
-    match provider {
-        config::Provider::AwsLcRs => tls::Provider::AwsLcRs,
-        config::Provider::Ring => tls::Provider::Ring,
     }
 }
 
@@ -111,8 +103,9 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::config::{Admin, Cache, Group, Limits, Log, LogLevel, Provider, Server, Tls};
+    use crate::config::{Admin, Cache, Group, Limits, Log, LogLevel, Server, Tls};
     use crate::registry::TlsVersion;
+    use crate::tls::Provider;
     use std::time::Duration;
 
     /// A configuration with nothing to serve, for the tests of this room.

@@ -14,7 +14,7 @@ use crate::policy::Rules;
 pub struct RecordId(pub [u8; 16]);
 
 /// How a hostname's bytes are forwarded.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Mode {
     /// Decrypted bytes, as they come.
     Tcp,
@@ -111,7 +111,7 @@ pub enum OriginAddress {
 }
 
 /// Where a hostname's bytes go.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Origin {
     /// The name of the `[origin.NAME]` table, or the URL of an unnamed one. The key under which workers keep its state.
     pub name: String,

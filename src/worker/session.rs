@@ -221,9 +221,9 @@ fn proxy_header(socket: &Socket, session: &Session) -> Vec<u8> {
     let leaf = tls.peer_certificates().and_then(|chain| chain.first());
     let common_name = match session.standing.verdict {
         // An unverified certificate says nothing that an origin should read as an identity (DECISIONS 22).
-        Verdict::Success => {
-            leaf.and_then(|leaf| identity::parse(leaf).ok()).and_then(|i| i.common_names.into_iter().next())
-        }
+        Verdict::Success => leaf
+            .and_then(|leaf| identity::parse(leaf).ok())
+            .and_then(|identity| proxy_protocol::common_name(identity.common_names)),
         _ => None,
     };
     let header = Header {

@@ -15,6 +15,8 @@
 //! | 140-159 | `origins` | origins that die, stall, reset; the PROXY header |
 //! | 160-169 | `tools` | curl, openssl, wrk, h2load |
 //! | 170-179 | `cli` | outputs and exit codes |
+//! | 180-189 | `flood` | I8, and I6 under a flood; what waits is bounded |
+//! | 190-199 | `refusals` | what the log says of a refused client; verdicts that would be others now |
 //!
 //! Everything runs on the loopback network on ports the kernel chooses, needs no privileges, and is bounded in time. A
 //! case whose tool is not installed prints a line that begins with SKIPPED.
@@ -24,11 +26,13 @@ mod churn;
 mod cli;
 mod client_auth;
 mod drain;
+mod flood;
 mod harness;
 mod hello;
 mod limits;
 mod origins;
 mod records;
+mod refusals;
 mod reload;
 mod selftest;
 mod tickets;

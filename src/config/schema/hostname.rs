@@ -55,7 +55,7 @@ pub fn hostname(table: &Table<'_>) -> HostnameDraft {
     let names = table.require("name", "the hostname clients ask for, as in \"pay.acme.example\"");
     let mode = table.require("mode", "how bytes are forwarded; only mode = \"tcp\" is built yet").and_then(mode);
     let origin = table.require("origin", "the name of an [origin.NAME] table, or a URL as in \"tcp://10.0.0.5:8080\"");
-    let client_auth = client_auth(table);
+    let (client_auth, auth_mode) = client_auth(table);
     let rule_tables = table.get("rule").map(|value| value.tables("[[hostname.rule]]", RULE_KEYS)).unwrap_or_default();
     HostnameDraft {
         place: table.place(),
@@ -67,7 +67,7 @@ pub fn hostname(table: &Table<'_>) -> HostnameDraft {
         min_version: table.get("min_version").and_then(|value| Some((min_version(value)?, value.place()))),
         cipher_suites: table.get("cipher_suites").map(|value| (cipher_suites(value), value.place())),
         alpn: table.get("alpn").map(alpn).unwrap_or_default(),
-        rules: rules(rule_tables, mode, client_auth.mode),
+        rules: rules(rule_tables, mode, auth_mode),
         client_auth,
     }
 }
@@ -127,8 +127,8 @@ fn certificates(table: &Table<'_>) -> Vec<CertificateFiles> {
         }
     };
     let pairs = chains.into_iter().zip(keys);
-    let pairs = pairs.filter_map(|((certificate, place), (private_key, _))| {
-        Some(CertificateFiles { place, certificate: certificate?, private_key: private_key? })
+    let pairs = pairs.filter_map(|((certificate, place), (private_key, key_place))| {
+        Some(CertificateFiles { place, certificate: certificate?, private_key: private_key?, key_place })
     });
     pairs.collect()
 }
@@ -159,13 +159,13 @@ fn alpn(value: Value<'_>) -> Vec<Vec<u8>> {
 }
 
 /// `[hostname.client_auth]`. The table must say its mode: an `off` that nobody wrote would open the door without a word.
-fn client_auth(hostname: &Table<'_>) -> ClientAuthFiles {
+///
+/// Returns its mode once more, `None` where it is not known: then nothing that hangs on it is to be said.
+fn client_auth(hostname: &Table<'_>) -> (ClientAuthFiles, Option<ClientAuthMode>) {
     let mut auth =
         ClientAuthFiles { mode: ClientAuthMode::Off, ca: Vec::new(), allow_expired_ca: false, send_ca_names: false };
-    let table = hostname.get("client_auth");
-    let Some(table) = table.and_then(|value| value.table("[hostname.client_auth]", CLIENT_AUTH_KEYS)) else {
-        return auth;
-    };
+    let Some(value) = hostname.get("client_auth") else { return (auth, Some(ClientAuthMode::Off)) };
+    let Some(table) = value.table("[hostname.client_auth]", CLIENT_AUTH_KEYS) else { return (auth, None) };
     let modes =
         [("off", ClientAuthMode::Off), ("request", ClientAuthMode::Request), ("require", ClientAuthMode::Require)];
     let mode = table.require("mode", "\"off\", \"request\" or \"require\"").and_then(|value| value.choice(&modes));
@@ -188,5 +188,5 @@ fn client_auth(hostname: &Table<'_>) -> ClientAuthFiles {
             value.error("has no meaning with mode = \"off\"; remove it");
         }
     }
-    auth
+    (auth, mode)
 }
