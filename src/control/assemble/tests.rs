@@ -551,7 +551,9 @@ fn every_bad_record_is_told_at_once_and_where_its_fault_is() {
     ] {
         assert!(errors.iter().any(|line| line.contains(expected)), "{expected} is not in {errors:#?}");
     }
-    assert!(errors[4].contains("a.pem does not cover this name") && errors.len() == 5, "{errors:#?}");
+    let others = errors.iter().filter(|line| !line.contains("cannot be opened"));
+    assert!(others.clone().all(|line| line.contains("does not cover this name")), "{errors:#?}");
+    assert_eq!(errors.len() - others.count(), 4, "{errors:#?}");
 }
 
 #[test]
