@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use glob::MatchOptions;
 use toml::de::DeTable;
@@ -24,7 +25,7 @@ use super::schema::origin::{OriginReference, origin, unfit};
 use super::schema::tls::{SUITES_CANNOT_SERVE, TLS_KEYS, suites_can_serve, tls};
 use super::schema::{ROOT_KEYS, settings};
 use super::types::{Admin, Cache, Config, Hostname, Limits, Log, Server, Tls};
-use crate::registry::{Mode, Name, Origin, OriginAddress};
+use crate::registry::{Mode, Name, Origin, OriginAddress, Scheme};
 
 /// How deep files may include files: the main file is at depth 0. Two levels are in use (a directory of customers, each
 /// with parts), four leave room, and a loop of links ends.
@@ -43,6 +44,13 @@ pub const CONFIG_BYTES_MAX: u64 = 256 << 20;
 ///
 /// Everything that is wrong, warnings included, in the order of the files. The old configuration stays as it is.
 pub fn load(path: &Path) -> Result<Config, Report> {
+    let (config, report) = read(path);
+    if report.has_errors() { Err(report) } else { Ok(Config { warnings: report.problems, ..config }) }
+}
+
+/// Reads as much of a configuration as can be read, for `check --full`: files that sound tables name are worth opening
+/// whatever is wrong elsewhere. It can be served only if the report has no errors.
+pub fn read(path: &Path) -> (Config, Report) {
     let mut draft = Draft::default();
     draft.read_file(path, None, 0);
     draft.finish()
@@ -151,7 +159,7 @@ impl Draft {
     }
 
     /// Checks what needs all files, and makes the configuration.
-    fn finish(mut self) -> Result<Config, Report> {
+    fn finish(mut self) -> (Config, Report) {
         let tls = self.tls.take().map_or_else(Tls::default, |(_, tls)| tls);
         let mut used = HashSet::new();
         let mut hostnames = Vec::with_capacity(self.hostnames.len());
@@ -159,6 +167,16 @@ impl Draft {
         self.check_names(&drafts);
         self.check_default(&drafts);
         let mut unnamed: HashMap<String, Arc<Origin>> = HashMap::new();
+        let nowhere = Arc::new(Origin {
+            name: String::new(),
+            addresses: Vec::new(),
+            scheme: Scheme::Any,
+            connect_timeout: Duration::ZERO,
+            response_timeout: Duration::ZERO,
+            idle_connections_max: 0,
+            share: false,
+            proxy_protocol: false,
+        });
         for draft in drafts {
             let named_at = draft.origin.as_ref().map(|(_, place)| place.clone());
             let origin = match draft.origin {
@@ -184,11 +202,14 @@ impl Draft {
             {
                 self.report.push(place.error(format!("cipher_suites {SUITES_CANNOT_SERVE}")));
             }
-            // What is missing here has been reported, so that the report below is not empty.
-            let (Some(origin), Some(mode)) = (origin, draft.mode) else { continue };
-            if let (Some(text), Some(place)) = (unfit(&origin, mode), named_at) {
+            // What is missing has been reported, so that nobody serves what stands in for it here; the files can be opened.
+            if let (Some(origin), Some(mode), Some(place)) = (&origin, draft.mode, named_at)
+                && let Some(text) = unfit(origin, mode)
+            {
                 self.report.push(place.error(text));
             }
+            let origin = origin.unwrap_or_else(|| Arc::clone(&nowhere));
+            let mode = draft.mode.unwrap_or(Mode::Tcp);
             hostnames.push(Hostname {
                 place: draft.place,
                 names: draft.names,
@@ -207,13 +228,11 @@ impl Draft {
         self.warn_of_unused(&used, hostnames.is_empty());
         self.warn_of_shared_bytes(&hostnames);
         self.report.sort(&self.files);
-        if self.incomplete || self.report.has_errors() {
-            return Err(self.report);
-        }
+        debug_assert!(!self.incomplete || self.report.has_errors(), "what is incomplete has been told");
         fn or_default<T: Default>(single: Single<T>) -> T {
             single.map(|(_, value)| value).unwrap_or_default()
         }
-        Ok(Config {
+        let config = Config {
             files: self.files,
             server: or_default(self.server),
             admin: or_default(self.admin),
@@ -223,8 +242,9 @@ impl Draft {
             log: or_default(self.log),
             origins: self.origins.into_values().map(|(_, origin)| origin).collect(),
             hostnames,
-            warnings: self.report.problems,
-        })
+            warnings: Vec::new(),
+        };
+        (config, self.report)
     }
 
     /// Finds a named origin, or says that there is none.

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::policy::rules::VerifySelector;
 use crate::registry::{ClientAuthMode, Mode, OriginAddress, TlsVersion};
+use crate::tls::Provider;
 
 /// A directory with these files; the first is the main one.
 fn files(files: &[(&str, &str)]) -> TempDir {

@@ -14,6 +14,7 @@ use super::report::{Place, Problem};
 use crate::policy::IdentitySets;
 use crate::policy::rules::RuleSpec;
 use crate::registry::{ClientAuthMode, Mode, Name, Origin, TlsVersion};
+use crate::tls::Provider;
 
 /// A configuration without errors.
 #[derive(Clone, Debug)]
@@ -85,23 +86,6 @@ pub struct Tls {
     pub tickets: bool,
     /// How long after its full handshake a session may be resumed.
     pub ticket_lifetime: Duration,
-}
-
-/// The library that does the cryptography of TLS.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Provider {
-    AwsLcRs,
-    Ring,
-}
-
-impl Provider {
-    /// As it is written in the file.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::AwsLcRs => "aws-lc-rs",
-            Self::Ring => "ring",
-        }
-    }
 }
 
 /// A key-exchange group.
@@ -228,6 +212,8 @@ pub struct CertificateFiles {
     pub certificate: PathBuf,
     /// PEM; may be the same file as the certificate, and is when the file says nothing.
     pub private_key: PathBuf,
+    /// Where the key is named; where the certificate is, if it is not named itself.
+    pub key_place: Place,
 }
 
 /// `[hostname.client_auth]`

@@ -10,7 +10,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
-use super::{Failure, assemble, plan};
+use super::{Failure, assemble};
 use crate::config::Config;
 use crate::policy::{Decision, Facts, Identity, Refusal, Verdict};
 use crate::proxy::proxy_protocol;
@@ -103,7 +103,7 @@ pub fn explain(config: &Config, client: &Client, now_unix_s: i64) -> Result<Answ
     };
     answer.record = Some((Arc::clone(record), how));
     let factory = Factory::new(Options {
-        provider: plan::provider(config.tls.provider),
+        provider: config.tls.provider,
         groups: config.tls.groups.iter().map(|group| group.name().to_owned()).collect(),
         cipher_suites: Vec::new(),
         tickets: false,
@@ -116,7 +116,7 @@ pub fn explain(config: &Config, client: &Client, now_unix_s: i64) -> Result<Answ
             return Ok(answer.refused(Refusal::RecordUnreadable));
         }
     };
-    let verdict = match (&tenant.verifier, &record.client_auth.ca_set) {
+    let verdict = match (&tenant.base.verifier, &record.client_auth.ca_set) {
         (Some(verifier), Some(cas)) if !client.chain.is_empty() => {
             let trace = answer.trace.insert(trace::trace(verifier, cas, &client.chain, now_unix_s));
             // DECISIONS 6, as the verifier does it: a leaf that does not parse proves nothing and fails.
@@ -197,7 +197,7 @@ fn server_name(host: &str) -> Option<Option<String>> {
 impl Answer {
     fn refused(mut self, reason: Refusal) -> Self {
         self.refusal = Some(reason);
-        let alert = failure::alert_name(reason);
+        let alert = failure::alert_expected(reason);
         self.seen = Some(alert.map_or_else(|| "a closed connection".into(), |alert| format!("the TLS alert {alert}")));
         self
     }

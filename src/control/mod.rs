@@ -91,8 +91,8 @@ pub struct Ready {
 /// # Errors
 /// A [`Failure`], after which the process should exit with the code it stands for.
 pub fn run(options: Options) -> Result<(), Failure> {
-    let config = crate::config::load(&options.config)?;
-    let assembled = assemble::assemble(&config, None, start::FIRST_GENERATION)?;
+    // Faults are told as `check --full` tells them.
+    let (config, assembled) = assemble::load(&options.config, None, start::FIRST_GENERATION)?;
     let features = crate::ring::probe().map_err(|unavailable| Failure::System(unavailable.to_string()))?;
     crate::sys::ignore_sigpipe();
     abort_on_panic();

@@ -2,9 +2,8 @@
 
 use crate::config::{self, Config, Workers};
 use crate::telemetry::log::Level;
-use crate::telemetry::log::access::Target;
-use crate::tls;
 use crate::proxy::http1::HeadLimits;
+use crate::telemetry::log::access::Target;
 use crate::worker::{HttpLimits, WorkerConfig};
 
 /// One configuration a worker.
@@ -50,7 +49,7 @@ fn worker(config: &Config, index: usize, cpu: Option<usize>, connections_max: us
     WorkerConfig {
         index,
         cpu,
-        provider: provider(tls.provider),
+        provider: tls.provider,
         groups: tls.groups.iter().map(|group| group.name().to_owned()).collect(),
         // The configuration has applied `tls.cipher_suites` to every record, so that a reload may change it.
         cipher_suites: Vec::new(),
@@ -73,13 +72,6 @@ fn worker(config: &Config, index: usize, cpu: Option<usize>, connections_max: us
         misses_max: cache.misses_per_worker,
         // What is still unknown here is the port of the first listener, once it is open.
         https_port: config.server.redirect_port,
-    }
-}
-
-pub fn provider(provider: config::Provider) -> tls::Provider {
-    match provider {
-        config::Provider::AwsLcRs => tls::Provider::AwsLcRs,
-        config::Provider::Ring => tls::Provider::Ring,
     }
 }
 
@@ -141,8 +133,9 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::config::{Access, Admin, Cache, Group, Limits, Log, LogLevel, Provider, Server, Tls};
+    use crate::config::{Access, Admin, Cache, Group, Limits, Log, LogLevel, Server, Tls};
     use crate::registry::TlsVersion;
+    use crate::tls::Provider;
     use std::time::Duration;
 
     /// A configuration with nothing to serve, for the tests of this room.

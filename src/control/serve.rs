@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::admin::{Ask, OwnSocket, ReloadResult, Reloaded};
 use super::reload::{self, Loaded, Reload, Stage, Waiting};
-use super::scrape::{Busy, LastHistograms, Scrape, connections_open, workers_status};
+use super::scrape::{Busy, LastHistograms, Scrape, connections_open, refusals_status, workers_status};
 use super::{Failure, notify, plan, resolve};
 use crate::config::Config;
 use crate::registry::Snapshot;
@@ -471,6 +471,7 @@ impl Control {
             "generation": self.published.snapshot.generation,
             "hostnames": self.published.snapshot.len(),
             "connections_open": connections_open(&self.shards),
+            "refused": refusals_status(&self.shards),
             "workers": workers_status(&self.shards, &self.busy),
             "origins_unresolved": self.names.failing,
             "last_reload": last_reload,

@@ -14,7 +14,7 @@ use crate::policy::{IdentitySets, Rules};
 pub struct RecordId(pub [u8; 16]);
 
 /// How a hostname's bytes are forwarded.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Mode {
     /// HTTP: each request is judged, rewritten and sent to the origin by itself.
     Http,
@@ -115,7 +115,7 @@ pub enum OriginAddress {
 }
 
 /// What the URLs of an origin say it speaks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Scheme {
     /// All of them are Unix-domain sockets, which say nothing.
     Any,
@@ -124,7 +124,7 @@ pub enum Scheme {
 }
 
 /// Where a hostname's bytes go.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Origin {
     /// The name of the `[origin.NAME]` table, or the URL of an unnamed one. The key under which workers keep its state.
     pub name: String,

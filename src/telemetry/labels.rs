@@ -59,6 +59,8 @@ labels! {
         Connections => "connections",
         /// `limits.handshakes_per_worker`: a connection waited for its turn.
         Handshakes => "handshakes",
+        /// The ClientHellos of connections that wait took too much memory: the oldest of them was ended.
+        Hellos => "hellos",
         /// Out of file descriptors: accepting paused.
         FileDescriptors => "file_descriptors",
         /// The ring's receive buffers were all in use for a moment.

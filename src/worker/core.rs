@@ -17,6 +17,7 @@ use crate::tls::Verdicts;
 
 use super::admission::Admission;
 use super::cache::Cache;
+use super::hellos::{HELLOS_BYTES_MAX, Hellos};
 use super::request_ids::RequestIds;
 use super::sessions::Sessions;
 use super::{Published, WorkerConfig};
@@ -30,6 +31,7 @@ pub struct Core {
     /// Client chains this worker has verified.
     pub verdicts: Rc<Verdicts>,
     pub admission: Rc<Admission>,
+    pub hellos: Rc<Hellos>,
     pub sessions: Sessions,
     pub origins: Origins,
     pub buffers: Buffers,
@@ -133,6 +135,7 @@ impl Core {
         Rc::new(Self {
             verdicts: Rc::default(),
             admission: Admission::new(config.handshakes_max),
+            hellos: Hellos::new(HELLOS_BYTES_MAX),
             config,
             shard,
             published: RefCell::new(published),

@@ -10,9 +10,10 @@ mod admission;
 mod cache;
 mod core;
 mod handshake;
+mod hellos;
 mod http;
-mod request_ids;
 mod redirect;
+mod request_ids;
 mod session;
 mod sessions;
 

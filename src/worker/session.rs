@@ -14,7 +14,7 @@ use crate::registry::Mode;
 use crate::ring::{self, Socket};
 use crate::telemetry::counters::{Counter, Timeout, TunnelEnd};
 use crate::telemetry::log::Refused;
-use crate::tls::{Outgoing, failure, identity};
+use crate::tls::{Outgoing, identity};
 
 use super::access::{self, Seen};
 use super::core::{Core, Counted, now_unix_s};
@@ -51,6 +51,7 @@ pub async fn serve(core: Rc<Core>, counted: Counted, fd: OwnedFd) {
             let denied = Denied {
                 reason: Refusal::HandshakeTimeout,
                 alert: Outgoing::default(),
+                told: None,
                 leaf: Vec::new(),
                 detail: None,
             };
@@ -62,7 +63,7 @@ pub async fn serve(core: Rc<Core>, counted: Counted, fd: OwnedFd) {
 
 /// Counts and logs a refusal, and tells the client.
 async fn refuse(core: &Core, socket: &Socket, progress: &Progress, denied: Denied) {
-    let Denied { reason, mut alert, leaf, detail } = denied;
+    let Denied { reason, mut alert, told, leaf, detail } = denied;
     core.shard.count(Counter::HandshakeRefused(reason));
     if is_about_certificate(reason) {
         core.shard.count(Counter::ClientRefused(reason));
@@ -70,7 +71,7 @@ async fn refuse(core: &Core, socket: &Socket, progress: &Progress, denied: Denie
     core.log_refused(|| Refused {
         hostname: progress.server_name.borrow().as_deref().map(str::to_owned),
         peer: socket.peer_address(),
-        alert: (!alert.is_empty()).then(|| failure::alert_name(reason)).flatten(),
+        alert: told,
         identity: identity::parse(&leaf).ok().map(Box::new),
         detail,
         ..Refused::new(reason)
@@ -240,9 +241,9 @@ fn proxy_header(socket: &Socket, session: &Session) -> Vec<u8> {
     let leaf = tls.peer_certificates().and_then(|chain| chain.first());
     let common_name = match session.standing.verdict {
         // An unverified certificate says nothing that an origin should read as an identity (DECISIONS 22).
-        Verdict::Success => {
-            leaf.and_then(|leaf| identity::parse(leaf).ok()).and_then(|i| i.common_names.into_iter().next())
-        }
+        Verdict::Success => leaf
+            .and_then(|leaf| identity::parse(leaf).ok())
+            .and_then(|identity| proxy_protocol::common_name(identity.common_names)),
         _ => None,
     };
     let header = Header {
@@ -281,7 +282,10 @@ fn log_trust_changed(core: &Core, socket: &Socket, session: &Session, end: Tunne
             hostname: session.server_name.as_deref().map(str::to_owned),
             peer,
             identity: leaf.and_then(|leaf| identity::parse(leaf).ok()).map(Box::new),
-            detail: (end == TunnelEnd::CertificateEnded).then(|| "the client's certificate has expired".to_owned()),
+            detail: match end {
+                TunnelEnd::CertificateEnded => Some("the client's certificate has expired".to_owned()),
+                _ => session.why.take(),
+            },
             ..Refused::new(Refusal::TrustChanged)
         }
     });

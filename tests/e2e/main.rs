@@ -22,6 +22,8 @@
 //! | 215-224 | `http1_guard` | I4 and I5: the authority of each request, rules, identity headers |
 //! | 225-239 | `http1_faults` | origins that die, stall and talk nonsense; clients that are slow or large |
 //! | 240-249 | `http1_pool` | pooled connections, retries, WebSocket, drain |
+//! | 180-189 | `flood` | I8, and I6 under a flood; what waits is bounded |
+//! | 190-199 | `refusals` | what the log says of a refused client; verdicts that would be others now |
 //!
 //! Everything runs on the loopback network on ports the kernel chooses, needs no privileges, and is bounded in time. A
 //! case whose tool is not installed prints a line that begins with SKIPPED.
@@ -33,6 +35,7 @@ mod cli;
 mod client_auth;
 mod drain;
 mod explain;
+mod flood;
 mod harness;
 mod hello;
 mod http1_basics;
@@ -43,6 +46,7 @@ mod limits;
 mod origins;
 mod records;
 mod redirect;
+mod refusals;
 mod reload;
 mod selftest;
 mod tickets;

@@ -61,7 +61,7 @@ pub fn hostname(table: &Table<'_>) -> HostnameDraft {
     let names = table.require("name", "the hostname clients ask for, as in \"pay.acme.example\"");
     let mode = table.get("mode").map_or(Some(Mode::Http), mode);
     let origin = table.require("origin", "the name of an [origin.NAME] table, or a URL as in \"http://10.0.0.5:8080\"");
-    let client_auth = client_auth(table, mode);
+    let (client_auth, auth_mode) = client_auth(table, mode);
     let rule_tables = table.get("rule").map(|value| value.tables("[[hostname.rule]]", RULE_KEYS)).unwrap_or_default();
     HostnameDraft {
         place: table.place(),
@@ -74,7 +74,7 @@ pub fn hostname(table: &Table<'_>) -> HostnameDraft {
         cipher_suites: table.get("cipher_suites").map(|value| (cipher_suites(value), value.place())),
         alpn: table.get("alpn").map_or_else(|| alpn_default(mode), |value| alpn(value, mode)),
         keep_unusual_headers: http_only(table, "keep_unusual_headers", mode).is_some_and(|v| v.boolean() == Some(true)),
-        rules: rules(rule_tables, mode, client_auth.mode),
+        rules: rules(rule_tables, mode, auth_mode),
         client_auth,
     }
 }
@@ -149,8 +149,8 @@ fn certificates(table: &Table<'_>) -> Vec<CertificateFiles> {
         }
     };
     let pairs = chains.into_iter().zip(keys);
-    let pairs = pairs.filter_map(|((certificate, place), (private_key, _))| {
-        Some(CertificateFiles { place, certificate: certificate?, private_key: private_key? })
+    let pairs = pairs.filter_map(|((certificate, place), (private_key, key_place))| {
+        Some(CertificateFiles { place, certificate: certificate?, private_key: private_key?, key_place })
     });
     pairs.collect()
 }
@@ -183,7 +183,9 @@ fn alpn(value: Value<'_>, mode: Option<Mode>) -> Vec<Vec<u8>> {
 }
 
 /// `[hostname.client_auth]`. The table must say its mode: an `off` that nobody wrote would open the door without a word.
-fn client_auth(hostname: &Table<'_>, forwarding: Option<Mode>) -> ClientAuthFiles {
+///
+/// Returns its mode once more, `None` where it is not known: then nothing that hangs on it is to be said.
+fn client_auth(hostname: &Table<'_>, forwarding: Option<Mode>) -> (ClientAuthFiles, Option<ClientAuthMode>) {
     let mut auth = ClientAuthFiles {
         mode: ClientAuthMode::Off,
         ca: Vec::new(),
@@ -191,10 +193,8 @@ fn client_auth(hostname: &Table<'_>, forwarding: Option<Mode>) -> ClientAuthFile
         send_ca_names: false,
         headers: IdentitySets { client_cert: true, ..IdentitySets::default() },
     };
-    let table = hostname.get("client_auth");
-    let Some(table) = table.and_then(|value| value.table("[hostname.client_auth]", CLIENT_AUTH_KEYS)) else {
-        return auth;
-    };
+    let Some(value) = hostname.get("client_auth") else { return (auth, Some(ClientAuthMode::Off)) };
+    let Some(table) = value.table("[hostname.client_auth]", CLIENT_AUTH_KEYS) else { return (auth, None) };
     let modes =
         [("off", ClientAuthMode::Off), ("request", ClientAuthMode::Request), ("require", ClientAuthMode::Require)];
     let mode = table.require("mode", "\"off\", \"request\" or \"require\"").and_then(|value| value.choice(&modes));
@@ -220,7 +220,7 @@ fn client_auth(hostname: &Table<'_>, forwarding: Option<Mode>) -> ClientAuthFile
     if let Some(value) = http_only(&table, "headers", forwarding) {
         auth.headers = identity_sets(value);
     }
-    auth
+    (auth, mode)
 }
 
 /// The sets of headers in which the origin is told who the client is; none, if the list is empty.

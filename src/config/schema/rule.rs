@@ -27,8 +27,9 @@ pub const ALLOW_KEYS: &[&str] = &[
 const VERDICTS: [(&str, VerifySelector); 3] =
     [("SUCCESS", VerifySelector::Success), ("NONE", VerifySelector::None), ("FAILED", VerifySelector::Failed)];
 
-/// Reads the rules of one hostname and checks that they compile.
-pub fn rules(tables: Vec<Table<'_>>, mode: Option<Mode>, auth: ClientAuthMode) -> Vec<Rule> {
+/// Reads the rules of one hostname and checks that they compile. A mode of `None` is not known, because of a fault that has
+/// been told: nothing that follows from it is told too.
+pub fn rules(tables: Vec<Table<'_>>, mode: Option<Mode>, auth: Option<ClientAuthMode>) -> Vec<Rule> {
     let mut sound = true;
     let mut rules = Vec::with_capacity(tables.len());
     for table in &tables {
@@ -51,7 +52,7 @@ pub fn rules(tables: Vec<Table<'_>>, mode: Option<Mode>, auth: ClientAuthMode) -
 }
 
 /// Reads one rule.
-fn rule(table: &Table<'_>, mode: Option<Mode>, auth: ClientAuthMode) -> RuleSpec {
+fn rule(table: &Table<'_>, mode: Option<Mode>, auth: Option<ClientAuthMode>) -> RuleSpec {
     if mode == Some(Mode::Tcp) {
         for value in ["path", "method"].into_iter().filter_map(|key| table.get(key)) {
             value.error(
@@ -66,7 +67,8 @@ fn rule(table: &Table<'_>, mode: Option<Mode>, auth: ClientAuthMode) -> RuleSpec
     }
     if let Some(value) = table.get("verify") {
         spec.verify = value.choice(&VERDICTS);
-        if auth == ClientAuthMode::Off && matches!(spec.verify, Some(VerifySelector::Success | VerifySelector::Failed))
+        if auth == Some(ClientAuthMode::Off)
+            && matches!(spec.verify, Some(VerifySelector::Success | VerifySelector::Failed))
         {
             value.warning("can never match: client_auth is off, so no client shows a certificate");
         }
@@ -76,7 +78,7 @@ fn rule(table: &Table<'_>, mode: Option<Mode>, auth: ClientAuthMode) -> RuleSpec
         spec.allow = allow_spec(&table);
     }
     if let Some(value) = allow
-        && auth == ClientAuthMode::Off
+        && auth == Some(ClientAuthMode::Off)
         && spec.allow != AllowSpec::default()
     {
         value.warning("can never hold: client_auth is off, so no client shows a certificate, and this rule denies all");

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::World;
@@ -291,6 +292,9 @@ impl Settings {
 
 /// Writes a file beside the configuration; returns its name, which is how the configuration refers to it.
 fn store(directory: &Path, name: &str, content: &str) -> String {
-    fs::write(directory.join(name), content).expect("a file");
+    let path = directory.join(name);
+    fs::write(&path, content).expect("a file");
+    // Keys are among them, and `check` warns of those that everybody can read.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("its mode");
     name.to_owned()
 }
