@@ -62,6 +62,10 @@ fn rule(table: &Table<'_>, mode: Option<Mode>, auth: Option<ClientAuthMode>) -> 
         }
     }
     let mut spec = RuleSpec::default();
+    if mode != Some(Mode::Tcp) {
+        spec.path = table.get("path").and_then(|value| value.string()).map(str::to_owned);
+        spec.method = table.get("method").map(|value| value.strings()).unwrap_or_default();
+    }
     if let Some(value) = table.get("source") {
         spec.source = value.one_or_more().into_iter().filter_map(network).collect();
     }
