@@ -16,6 +16,16 @@ pub enum ResolvedAddress {
     Unix(PathBuf),
 }
 
+impl ResolvedAddress {
+    /// The network address; `None` for a Unix-domain socket.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
 /// Every origin's addresses, by [`super::Origin::name`], in the order of its configuration; empty: none is known.
 pub type OriginTable = HashMap<String, Vec<ResolvedAddress>>;
 

@@ -6,10 +6,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::policy::Verdict;
+use crate::proxy::http1::exchange::Facts;
 use crate::proxy::tunnel::Traffic;
 use crate::ring::Socket;
 use crate::telemetry::counters::TunnelEnd;
-use crate::telemetry::log::access::{Connection, Entry, Origin};
+use crate::telemetry::log::access::{self, Connection, Entry, Origin};
 
 use super::core::Core;
 use super::sessions::Session;
@@ -71,5 +72,41 @@ pub fn log_connection(core: &Core, session: &Session, accepted: Instant, seen: S
         duration: Instant::now().saturating_duration_since(accepted),
         origin: Some(origin),
         end: Some(end.label()),
+    });
+}
+
+/// What there is to say of a request, once it has ended.
+pub struct Told {
+    pub request: access::Request,
+    pub facts: Facts,
+    /// The request was on its way to its origin.
+    pub asked_origin: bool,
+}
+
+/// The line of a request, or of the WebSocket it became.
+pub fn log_request(
+    core: &Core,
+    session: &Session,
+    connection: Arc<Connection>,
+    told: Told,
+    began: Instant,
+    end: Option<TunnelEnd>,
+) {
+    let Told { request, facts, asked_origin } = told;
+    let origin = asked_origin.then(|| Origin {
+        name: session.tenant.borrow().record.origin.name.as_str().into(),
+        address: facts.address,
+        connect: facts.connect,
+        response: facts.response,
+    });
+    core.access.log(Entry {
+        connection,
+        protocol: "http/1.1",
+        request: Some(request),
+        bytes_in: facts.in_bytes,
+        bytes_out: facts.out_bytes,
+        duration: Instant::now().saturating_duration_since(began),
+        origin,
+        end: end.map(TunnelEnd::label),
     });
 }

@@ -3,12 +3,13 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::policy::{Refusal, Verdict};
 use crate::proxy::http1::client::{Client, Gone};
-use crate::proxy::http1::exchange::{self, End, Late, Limits, Order, Setting, is_small};
+use crate::proxy::http1::exchange::{self, End, Facts, Late, Limits, Order, Setting, is_small};
 use crate::proxy::http1::reply::Asked;
 use crate::proxy::http1::{Added, Body, Framing, Parsed, ProxyError, Rejected, Request, answer, authority};
 use crate::proxy::headers::{SessionFacts, SessionFields};
@@ -17,9 +18,10 @@ use crate::proxy::tunnel::{Traffic, Tunnel};
 use crate::registry::Snapshot;
 use crate::ring::{self, Sleep, Socket};
 use crate::telemetry::counters::{Counter, StatusClass, Timeout, TunnelEnd};
-use crate::telemetry::log::Refused;
+use crate::telemetry::log::{Refused, access};
 use crate::tls::{Outgoing, Tenant};
 
+use super::access::Told;
 use super::core::Core;
 use super::session::say_goodbye;
 use super::sessions::{self, Requested, Session};
@@ -49,6 +51,7 @@ pub async fn serve(
         idle_since: now,
         head_since: None,
         searched: 0,
+        logged: None,
     };
     let end = loop {
         match poll_fn(|cx| connection.poll_step(cx)).await {
@@ -59,13 +62,14 @@ pub async fn serve(
             }
             Step::Forward(order) => {
                 // Boxed, so that a connection that waits for its next request does not carry it along.
-                let (verdict, lease) = Box::pin(connection.forward(*order)).await;
-                match (verdict, lease) {
+                let (order, line) = *order;
+                let (next, switched) = Box::pin(connection.forward(order, line)).await;
+                match (next, switched) {
                     (Next::Again, _) => connection.begin_again(),
                     (Next::End(end), _) => break end,
-                    (Next::Tunnel, Some((lease, leftover))) => {
-                        let Connection { client, .. } = connection;
-                        return Box::pin(tunnel(core, socket, session, client, lease, leftover)).await;
+                    (Next::Tunnel, Some(switched)) => {
+                        let Connection { client, logged, .. } = connection;
+                        return Box::pin(tunnel(core, session, client, switched, logged)).await;
                     }
                     (Next::Tunnel, None) => break TunnelEnd::OriginAborted,
                 }
@@ -81,21 +85,32 @@ pub async fn serve(
     connection.finish(end).await
 }
 
+/// A connection to an origin that has become a WebSocket's.
+struct Switched {
+    lease: Lease,
+    /// What the origin has sent on it already.
+    leftover: Vec<u8>,
+    began: Instant,
+    told: Option<Told>,
+}
+
 /// Joins a WebSocket's two sides.
 async fn tunnel(
     core: &Core,
-    socket: &Socket,
     session: &Session,
     client: Client<'_>,
-    lease: Lease,
-    leftover: Vec<u8>,
+    switched: Switched,
+    logged: Option<Arc<access::Connection>>,
 ) -> (TunnelEnd, Outgoing) {
+    let Switched { lease, leftover, began, told } = switched;
     if client.write(&leftover).is_err() {
         return (TunnelEnd::ProtocolError, Outgoing::default());
     }
     core.shard.add(Counter::BytesOut, leftover.len() as u64);
+    let socket = client.socket;
     let (early, out) = client.into_waiting();
     let traffic = Traffic::default();
+    traffic.out_bytes.set(leftover.len() as u64);
     let tunnel = Tunnel {
         client: socket,
         tls: &session.tls,
@@ -105,14 +120,19 @@ async fn tunnel(
         traffic: &traffic,
         idle: core.config.tunnel_timeout,
     };
-    tunnel.run(early, out).await
+    let (end, last) = tunnel.run(early, out).await;
+    if let (Some(connection), Some(mut told)) = (logged, told) {
+        (told.facts.in_bytes, told.facts.out_bytes) = (traffic.in_bytes.get(), traffic.out_bytes.get());
+        super::access::log_request(core, session, connection, told, began, Some(end));
+    }
+    (end, last)
 }
 
 /// What is to be done next.
 enum Step {
     /// Send what waits.
     Flush,
-    Forward(Box<Order>),
+    Forward(Box<(Order, Option<access::Request>)>),
     Answer(Box<Denied>),
     End(TunnelEnd),
 }
@@ -125,6 +145,8 @@ struct Denied {
     head_only: bool,
     /// What is still to come of the request, if the connection may go on after it.
     rest: Option<(Framing, Body)>,
+    /// For the access log, if it is on and the head was understood.
+    line: Option<access::Request>,
 }
 
 /// What becomes of the connection.
@@ -147,6 +169,8 @@ struct Connection<'a> {
     head_since: Option<Instant>,
     /// How much of what waits has been searched for the end of a head.
     searched: usize,
+    /// What all access log lines of this connection say, once there was one.
+    logged: Option<Arc<access::Connection>>,
 }
 
 impl Connection<'_> {
@@ -226,6 +250,7 @@ impl Connection<'_> {
                     detail: "the head did not come in time",
                     head_only: false,
                     rest: None,
+                    line: None,
                 }))
             }
             None if self.client.unsent() > 0 => Step::Flush,
@@ -234,7 +259,7 @@ impl Connection<'_> {
     }
 
     /// Forwards a request and passes its response on.
-    async fn forward(&mut self, order: Order) -> (Next, Option<(Lease, Vec<u8>)>) {
+    async fn forward(&mut self, order: Order, line: Option<access::Request>) -> (Next, Option<Switched>) {
         let core = self.core;
         let began = self.head_since.unwrap_or_else(ring::now);
         let written = self.client.written_bytes();
@@ -264,6 +289,10 @@ impl Connection<'_> {
                 Late::Reader => Timeout::SlowReader,
             }));
         }
+        let mut told = line.map(|request| Told { request, facts: ended.facts, asked_origin: true });
+        if let Some(told) = &mut told {
+            told.request.retried = ended.facts.retried;
+        }
         let (status, next) = match ended.end {
             End::Whole { keep, rest } => {
                 let goes_on = match rest {
@@ -273,12 +302,19 @@ impl Connection<'_> {
                 (ended.status, if goes_on { Next::Again } else { Next::End(TunnelEnd::Answered) })
             }
             End::Switched(lease, leftover) => {
-                self.record(ended.status, began);
-                return (Next::Tunnel, Some((lease, leftover)));
+                self.count(ended.status, began);
+                if let Some(told) = &mut told {
+                    told.request.status = ended.status;
+                    self.logged_connection();
+                }
+                return (Next::Tunnel, Some(Switched { lease, leftover, began, told }));
             }
             End::Unanswered(error) => {
                 if matches!(error, ProxyError::ConnectionRefused | ProxyError::ConnectionTimeout | ProxyError::DnsError) {
                     core.log_unreachable(&tenant.record.origin.name, self.session.server_name.as_deref());
+                }
+                if let Some(told) = &mut told {
+                    told.request.proxy_error = Some(error.label());
                 }
                 let next = self.answer(error.status(), Some(error), false, head_only).await;
                 (error.status(), next)
@@ -291,12 +327,29 @@ impl Connection<'_> {
             End::SlowReader => (ended.status, Next::End(TunnelEnd::TimedOut)),
             End::Gone(gone) => (ended.status, Next::End(end_of(gone))),
         };
-        self.record(status, began);
+        self.record(status, began, told);
         (next, None)
     }
 
-    /// Counts a request that has ended.
-    fn record(&self, status: u16, began: Instant) {
+    /// Counts a request that has ended, and writes its line.
+    fn record(&mut self, status: u16, began: Instant, told: Option<Told>) {
+        self.count(status, began);
+        if let Some(mut told) = told {
+            told.request.status = status;
+            let connection = self.logged_connection();
+            super::access::log_request(self.core, self.session, connection, told, began, None);
+        }
+    }
+
+    /// What all lines of this connection say.
+    fn logged_connection(&mut self) -> Arc<access::Connection> {
+        let (core, session, socket) = (self.core, self.session, self.client.socket);
+        let connection =
+            self.logged.get_or_insert_with(|| super::access::connection(core, socket.peer_address(), session));
+        Arc::clone(connection)
+    }
+
+    fn count(&self, status: u16, began: Instant) {
         let class = match status {
             0 => StatusClass::Unanswered,
             100..200 => StatusClass::Switched,
@@ -316,7 +369,7 @@ impl Connection<'_> {
 
     /// Answers a request that is not forwarded.
     async fn refuse(&mut self, denied: Denied) -> Next {
-        let Denied { status, reason, detail, head_only, rest } = denied;
+        let Denied { status, reason, detail, head_only, rest, line } = denied;
         let began = self.head_since.unwrap_or_else(ring::now);
         self.count_refused(reason);
         let (session, client) = (self.session, &self.client);
@@ -333,7 +386,11 @@ impl Connection<'_> {
         {
             next = Next::End(TunnelEnd::Answered);
         }
-        self.record(status, began);
+        let told = self.core.access.enabled().then(|| {
+            let request = line.unwrap_or_else(|| access::Request::new(b"", b"", b"", b""));
+            Told { request, facts: Facts::default(), asked_origin: false }
+        });
+        self.record(status, began, told);
         next
     }
 
@@ -429,8 +486,9 @@ fn judge(
         Err(rejected) => return (0, Some(Step::Answer(Box::new(Denied::of(rejected))))),
     };
     let step = match judge_request(core, session, fields, client, &request) {
-        Ok(step) => step,
-        Err(rejected) => {
+        Ok(order) => Step::Forward(Box::new(order)),
+        Err(Unfit::End(end)) => Step::End(end),
+        Err(Unfit::Rejected(rejected)) => {
             // The head was understood, and so the connection can go on behind the request.
             let body = Body::request(request.framing, None);
             // RFC 9110 section 10.1.1: a client that waits for 100 may or may not send its body after this answer.
@@ -438,6 +496,7 @@ fn judge(
             Step::Answer(Box::new(Denied {
                 head_only: request.is_head(),
                 rest: goes_on.then_some((request.framing, body)),
+                line: core.access.enabled().then(|| line(&request, "")),
                 ..Denied::of(rejected)
             }))
         }
@@ -448,8 +507,27 @@ fn judge(
 impl Denied {
     fn of(rejected: Rejected) -> Self {
         let Rejected { status, reason, detail } = rejected;
-        Self { status, reason, detail, head_only: false, rest: None }
+        Self { status, reason, detail, head_only: false, rest: None, line: None }
     }
+}
+
+/// Why a request is not forwarded.
+enum Unfit {
+    Rejected(Rejected),
+    /// The connection ends with it.
+    End(TunnelEnd),
+}
+
+impl From<Rejected> for Unfit {
+    fn from(rejected: Rejected) -> Self {
+        Self::Rejected(rejected)
+    }
+}
+
+/// What the access log says of a request.
+fn line(request: &Request<'_>, id: &str) -> access::Request {
+    let [method, target, authority] = [request.method, request.target, request.authority].map(str::as_bytes);
+    access::Request::new(method, target, authority, id.as_bytes())
 }
 
 fn judge_request(
@@ -458,19 +536,19 @@ fn judge_request(
     fields: &mut Option<(Rc<Tenant>, SessionFields)>,
     client: &Client<'_>,
     request: &Request<'_>,
-) -> Result<Step, Rejected> {
+) -> Result<(Order, Option<access::Request>), Unfit> {
     let rejected = |status, reason, detail| Rejected { status, reason, detail };
     {
         let published = core.published.borrow();
         // DECISIONS 14: what was published since counts, whether the sweep has come by or not.
         if published.snapshot.generation != session.generation.get() {
             if sessions::rejudge(core, &published.snapshot, session).is_err() {
-                return Ok(Step::End(TunnelEnd::TrustChanged));
+                return Err(Unfit::End(TunnelEnd::TrustChanged));
             }
             session.generation.set(published.snapshot.generation);
         }
         if !is_own(session, &published.snapshot, request.authority) {
-            return Err(rejected(421, Refusal::AuthorityMismatch, "the request is for another hostname"));
+            return Err(rejected(421, Refusal::AuthorityMismatch, "the request is for another hostname").into());
         }
     }
     let tenant = Rc::clone(&session.tenant.borrow());
@@ -480,7 +558,7 @@ fn judge_request(
         let mut scratch = String::new();
         match request.judged_path(&mut scratch) {
             Ok(path) => requested = Requested::Seen { method: request.method.into(), path: path.into() },
-            Err(rejected) if rules.needs_request() => return Err(rejected),
+            Err(rejected) if rules.needs_request() => return Err(rejected.into()),
             // No rule looks at it now; one that will may not be able to tell, and then denies.
             Err(_) => {}
         }
@@ -492,12 +570,12 @@ fn judge_request(
         }
     }
     if request.framing.exceeds(core.config.http.body_bytes_max) {
-        return Err(rejected(413, Refusal::MalformedRequest, "the body is larger than limits.body_bytes"));
+        return Err(rejected(413, Refusal::MalformedRequest, "the body is larger than limits.body_bytes").into());
     }
     if fields.as_ref().is_none_or(|(known, _)| !Rc::ptr_eq(known, &tenant)) {
         *fields = Some((Rc::clone(&tenant), session_fields(core, session, client, &tenant)));
     }
-    let Some((_, fields)) = fields else { return Ok(Step::End(TunnelEnd::ClientAborted)) };
+    let Some((_, fields)) = fields else { return Err(Unfit::End(TunnelEnd::ClientAborted)) };
     let mut head = core.buffers.plain();
     let own = core.request_ids.next();
     let request_id = match request.request_id(fields) {
@@ -506,7 +584,7 @@ fn judge_request(
     };
     request.write(&Added { session: fields, request_id }, &mut head);
     *session.request.borrow_mut() = requested;
-    Ok(Step::Forward(Box::new(Order {
+    let order = Order {
         head,
         framing: request.framing,
         asked: Asked {
@@ -517,7 +595,8 @@ fn judge_request(
         keep_alive: request.keep_alive,
         expects_continue: request.expects_continue,
         idempotent: request.is_idempotent(),
-    })))
+    };
+    Ok((order, core.access.enabled().then(|| line(request, request_id))))
 }
 
 /// Whether an authority belongs to the connection's own record (I4).

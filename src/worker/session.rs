@@ -133,8 +133,8 @@ async fn forward(core: &Rc<Core>, socket: Socket, started: Started, accepted: In
     let Started { session, early, out } = started;
     let registered = Sessions::register(core, Rc::clone(&session));
     let seen = Seen::new(core, &socket);
+    let mode = session.tenant.borrow().record.mode;
     let (end, mut last) = {
-        let mode = session.tenant.borrow().record.mode;
         let mut inside = pin!(async {
             match mode {
                 Mode::Http => http::serve(core, &socket, &session, early, out).await,
@@ -155,7 +155,7 @@ async fn forward(core: &Rc<Core>, socket: Socket, started: Started, accepted: In
     };
     drop(registered);
     core.shard.count(Counter::TunnelEnd(end));
-    if core.access.enabled() {
+    if core.access.enabled() && mode == Mode::Tcp {
         access::log_connection(core, &session, accepted, seen, end);
     }
     match end {

@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -89,6 +90,24 @@ pub struct Ended {
     pub status: u16,
     /// A time limit that ended it.
     pub late: Option<Late>,
+    pub facts: Facts,
+}
+
+/// What an exchange was, for those who keep a log.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Facts {
+    /// The origin's address; `None` for a Unix-domain socket, and where none was reached.
+    pub address: Option<SocketAddr>,
+    /// How long connecting took; `None` on a pooled connection.
+    pub connect: Option<Duration>,
+    /// From the beginning of the exchange to the first byte of the response.
+    pub response: Option<Duration>,
+    /// A dead pooled connection made a second try necessary.
+    pub retried: bool,
+    /// Bytes of the request's body that were passed on.
+    pub in_bytes: u64,
+    /// Bytes of the response's body that were passed on.
+    pub out_bytes: u64,
 }
 
 /// A time limit of an exchange.
@@ -118,21 +137,26 @@ pub async fn run(
     let mut body = Body::request(order.framing, setting.limits.body_bytes_max);
     let mut up = std::mem::take(&mut order.head);
     if let Err(bad) = first_piece(client, &mut body, &mut up) {
-        return Ended { end: End::Refused(status_of(bad)), status: 0, late: None };
+        return Ended { end: End::Refused(status_of(bad)), status: 0, late: None, facts: Facts::default() };
     }
+    let mut facts = Facts::default();
     let mut pooled = setting.origins.pooled(origin, tenant.record.id, setting.shard);
     loop {
         setting.shard.count(Counter::Pool(if pooled.is_some() { Pool::Hit } else { Pool::Miss }));
         let lease = match pooled.take() {
             Some(lease) => lease,
             None => match connect(setting, tenant).await {
-                Ok(lease) => lease,
+                Ok((lease, took)) => {
+                    facts.connect = Some(took);
+                    lease
+                }
                 Err(error) => {
                     client.buffers.keep_plain(up);
-                    return Ended { end: End::Unanswered(error), status: 0, late: None };
+                    return Ended { end: End::Unanswered(error), status: 0, late: None, facts };
                 }
             },
         };
+        facts.address = lease.address().tcp();
         // One safe retry (DECISIONS 24): a connection that was idle may have been closed at the very moment.
         let retriable = lease.reused && order.idempotent && nobody_read;
         let flight = Flight {
@@ -156,16 +180,19 @@ pub async fn run(
         let Flight { body: left, reply, request_sent, first_byte, spare, .. } = flight;
         if matches!(landed, Landed::Dead) && retriable {
             setting.shard.count(Counter::Retry);
+            facts.retried = true;
             (up, body) = (spare.into_inner(), left.into_inner());
             continue;
         }
         if let Some(at) = first_byte.get() {
-            let us = at.saturating_duration_since(began).as_micros() as u64;
-            setting.histograms.borrow_mut().origin.record_us(us);
+            let took = at.saturating_duration_since(began);
+            setting.histograms.borrow_mut().origin.record_us(took.as_micros() as u64);
+            facts.response = Some(took);
         }
         client.buffers.keep_plain(spare.into_inner());
         let (reply, body) = (reply.into_inner(), left.into_inner());
-        return conclude(setting, tenant, lease, landed, reply, body, request_sent.get());
+        (facts.in_bytes, facts.out_bytes) = (body.passed_bytes(), reply.body_bytes);
+        return Ended { facts, ..conclude(setting, tenant, lease, landed, reply, body, request_sent.get()) };
     }
 }
 
@@ -180,7 +207,7 @@ fn first_piece(client: &Client<'_>, body: &mut Body, up: &mut Vec<u8>) -> Result
     })
 }
 
-async fn connect(setting: &Setting<'_>, tenant: &Tenant) -> Result<Lease, ProxyError> {
+async fn connect(setting: &Setting<'_>, tenant: &Tenant) -> Result<(Lease, Duration), ProxyError> {
     let began = ring::now();
     let connected = setting.origins.connect(&tenant.record.origin, setting.shard).await;
     let lease = connected.map_err(|unreachable| match unreachable.last {
@@ -188,10 +215,10 @@ async fn connect(setting: &Setting<'_>, tenant: &Tenant) -> Result<Lease, ProxyE
         OriginConnect::Unresolved => ProxyError::DnsError,
         _ => ProxyError::ConnectionRefused,
     })?;
-    let us = Instant::now().saturating_duration_since(began).as_micros() as u64;
-    setting.histograms.borrow_mut().origin_connect.record_us(us);
+    let took = Instant::now().saturating_duration_since(began);
+    setting.histograms.borrow_mut().origin_connect.record_us(took.as_micros() as u64);
     lease.socket.set_receive(Receive::Stream);
-    Ok(lease)
+    Ok((lease, took))
 }
 
 /// The status for a request body that cannot be passed on.
@@ -232,7 +259,7 @@ fn conclude(
     request_sent: bool,
 ) -> Ended {
     let status = reply.status;
-    let ended = |end| Ended { end, status, late: None };
+    let ended = |end| Ended { end, status, late: None, facts: Facts::default() };
     let whole = matches!(landed, Landed::Whole);
     if whole && request_sent && reply.keeps_origin {
         setting.origins.keep(lease, tenant, setting.shard);
@@ -266,6 +293,7 @@ fn conclude(
             },
             status,
             late: Some(late),
+            facts: Facts::default(),
         },
     }
 }

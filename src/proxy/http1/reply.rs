@@ -46,6 +46,8 @@ pub struct Reply {
     pub has_spoken: bool,
     /// The status of the final head, once it has been passed on; 0 before.
     pub status: u16,
+    /// Bytes of the body that were passed on.
+    pub body_bytes: u64,
     /// The client's connection stays open afterwards, as the head told it.
     pub keeps_client: bool,
     /// The origin's connection can carry another exchange.
@@ -64,6 +66,7 @@ impl Reply {
             started: false,
             has_spoken: false,
             status: 0,
+            body_bytes: 0,
             keeps_client: false,
             keeps_origin: false,
         }
@@ -194,6 +197,7 @@ impl Reply {
                         BadBody::TooLarge | BadBody::TooLong | BadBody::CutShort => "trailers too long",
                     })
                 })?;
+                self.body_bytes = body.passed_bytes();
                 if body.is_done() {
                     self.stage = Stage::Done;
                 }
