@@ -94,7 +94,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
     // Faults are told as `check --full` tells them.
     let (config, assembled) = assemble::load(&options.config, None, start::FIRST_GENERATION)?;
     let features = crate::ring::probe().map_err(|unavailable| Failure::System(unavailable.to_string()))?;
-    crate::sys::ignore_sigpipe();
+    crate::sys::ignore_write_signals();
     abort_on_panic();
 
     let log = Log::start(plan::log_level(config.log.level)).map_err(|error| system("cannot start a thread", &error))?;

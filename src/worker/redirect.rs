@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use crate::proxy::redirect::{self, HEAD_BYTES_MAX, Outcome};
+use crate::proxy::redirect::{self, Outcome};
 use crate::ring::{self, Socket};
 use crate::telemetry::counters::{Counter, Redirect, Timeout};
 
@@ -32,13 +32,12 @@ pub async fn serve(core: Rc<Core>, counted: Counted, fd: OwnedFd) {
     for served in 1..=REQUESTS_MAX {
         let answer = next(&core, &socket, &mut received, port, served).await;
         let Some((response, keep_alive)) = answer else { break };
-        let filled = response.len();
-        if !keep_alive {
-            say_goodbye(&core, &socket, response, filled).await;
-            break;
-        }
         let sent = ring::timeout(core.config.http.header_timeout, socket.send(response)).await;
         if !matches!(sent, Ok((Ok(()), _))) {
+            break;
+        }
+        if !keep_alive {
+            say_goodbye(&core, &socket, Vec::new(), 0).await;
             break;
         }
     }
@@ -68,9 +67,9 @@ async fn next(
             Outcome::Incomplete => {}
         }
         drop(published);
-        // One byte more than a head may have tells that it is too long; what comes beyond is not kept.
-        let room = HEAD_BYTES_MAX + 1 - received.len();
-        let receive = socket.receive(|chunk| received.extend_from_slice(&chunk[..chunk.len().min(room)]));
+        // An incomplete head has at most `HEAD_BYTES_MAX`, or it would have been refused: no more than one chunk beyond that
+        // is ever held.
+        let receive = socket.receive(|chunk| received.extend_from_slice(chunk));
         let look = deadline.min(ring::now() + DRAIN_LOOK);
         match ring::timeout_at(look, receive).await {
             Ok(Ok(Some(()))) => {}

