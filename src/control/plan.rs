@@ -1,9 +1,9 @@
 //! From a configuration to workers: how many, where, with which settings; and what a reload cannot change. Pure.
 
 use crate::config::{self, Config, Workers};
+use crate::proxy::http1::HeadLimits;
 use crate::telemetry::log::Level;
 use crate::tls;
-use crate::proxy::http1::HeadLimits;
 use crate::worker::{HttpLimits, WorkerConfig};
 
 /// One configuration a worker.

@@ -7,11 +7,11 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::policy::{Refusal, Verdict};
+use crate::proxy::headers::{SessionFacts, SessionFields};
 use crate::proxy::http1::client::{Client, Gone};
 use crate::proxy::http1::exchange::{self, End, Late, Limits, Order, Setting, is_small};
 use crate::proxy::http1::reply::Asked;
 use crate::proxy::http1::{Added, Body, Framing, Parsed, ProxyError, Rejected, Request, answer, authority};
-use crate::proxy::headers::{SessionFacts, SessionFields};
 use crate::proxy::origin::Lease;
 use crate::proxy::tunnel::Tunnel;
 use crate::registry::Snapshot;
@@ -207,7 +207,8 @@ impl Connection<'_> {
                 if self.session.draining.poll(cx).is_ready() {
                     return Poll::Ready(Step::End(TunnelEnd::DrainedIdle));
                 }
-                let wait = if self.client.unsent() > 0 { TICKET_WAIT.min(http.idle_timeout) } else { http.idle_timeout };
+                let wait =
+                    if self.client.unsent() > 0 { TICKET_WAIT.min(http.idle_timeout) } else { http.idle_timeout };
                 self.idle_since + wait
             }
         };
@@ -275,7 +276,8 @@ impl Connection<'_> {
                 return (Next::Tunnel, Some((lease, leftover)));
             }
             End::Unanswered(error) => {
-                if matches!(error, ProxyError::ConnectionRefused | ProxyError::ConnectionTimeout | ProxyError::DnsError) {
+                if matches!(error, ProxyError::ConnectionRefused | ProxyError::ConnectionTimeout | ProxyError::DnsError)
+                {
                     core.log_unreachable(&tenant.record.origin.name, self.session.server_name.as_deref());
                 }
                 let next = self.answer(error.status(), Some(error), false, head_only).await;

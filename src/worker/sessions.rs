@@ -49,7 +49,10 @@ pub enum Requested {
     Nothing,
     /// There is one, and no rule has looked at it.
     Unseen,
-    Seen { method: Box<str>, path: Box<str> },
+    Seen {
+        method: Box<str>,
+        path: Box<str>,
+    },
 }
 
 /// All sessions of a worker.

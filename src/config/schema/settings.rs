@@ -84,7 +84,13 @@ const MISSES: RangeInclusive<usize> = 1..=(1 << 24);
 impl Default for Server {
     fn default() -> Self {
         let listen = vec![(Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into(), (Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into()];
-        Self { listen, workers: Workers::Auto, cpus: None, state_dir: PathBuf::from("/var/lib/hostward"), trusted_proxies: Vec::new() }
+        Self {
+            listen,
+            workers: Workers::Auto,
+            cpus: None,
+            state_dir: PathBuf::from("/var/lib/hostward"),
+            trusted_proxies: Vec::new(),
+        }
     }
 }
 

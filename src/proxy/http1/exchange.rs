@@ -331,9 +331,7 @@ impl Flight<'_> {
             if !again && let Some(end) = landed.take() {
                 return Poll::Ready(end);
             }
-            if !up_open
-                && let Poll::Ready(gone) = self.watch_client(cx)
-            {
+            if !up_open && let Poll::Ready(gone) = self.watch_client(cx) {
                 return Poll::Ready(Landed::Gone(gone));
             }
             let (due, late) = self.due();
@@ -479,7 +477,9 @@ impl Flight<'_> {
             let mut reply = self.reply.borrow_mut();
             match received {
                 Poll::Ready(Ok(Some(Ok(())))) if reply.is_done() => return Poll::Ready(Ok(Some(Landed::Whole))),
-                Poll::Ready(Ok(Some(Ok(())))) if reply.has_switched() => return Poll::Ready(Ok(Some(Landed::Switched))),
+                Poll::Ready(Ok(Some(Ok(())))) if reply.has_switched() => {
+                    return Poll::Ready(Ok(Some(Landed::Switched)));
+                }
                 Poll::Ready(Ok(Some(Ok(())))) if gathered >= GATHER_BYTES => return Poll::Ready(Ok(None)),
                 Poll::Ready(Ok(Some(Ok(())))) => {}
                 Poll::Ready(Ok(Some(Err(_)))) => return Poll::Ready(Ok(Some(Landed::Garbled))),

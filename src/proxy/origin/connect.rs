@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use socket2::SockAddr;
 
-use crate::registry::{HostnameRecord, Origin, RecordId};
 use crate::registry::origins::{OriginTable, ResolvedAddress};
+use crate::registry::{HostnameRecord, Origin, RecordId};
 use crate::ring::{self, Socket};
 use crate::telemetry::counters::{Counter, Gauge, OriginConnect, Shard, Timeout};
 use crate::tls::Tenant;

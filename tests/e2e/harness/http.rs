@@ -503,8 +503,7 @@ fn converse(stream: TcpStream, connection: usize, shared: &Arc<Shared>, script: 
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let recorded = Recorded { stream, connection, shared: Arc::clone(shared) };
-    let mut talk =
-        Conversation { reader: Reader::new(recorded), connection, request: 0, shared: Arc::clone(shared) };
+    let mut talk = Conversation { reader: Reader::new(recorded), connection, request: 0, shared: Arc::clone(shared) };
     loop {
         let head = talk.reader.head()?;
         shared.heads.lock().expect("no test panics while holding this").push((connection, head.clone()));
