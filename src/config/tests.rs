@@ -236,7 +236,7 @@ url = "tcp://10.0.0.5"
             "2:10: listen must be an IP address with a port, as in \"0.0.0.0:443\" or \"[::]:443\", not \"nowhere\"",
             "3:11: workers must be between 1 and 1024, not 0",
             "5:21: handshake_timeout must be between \"100ms\" and \"10m\", not \"0s\"",
-            "6:1: unknown key \"header_timeout\" in [limits]",
+            "6:1: unknown key \"header_time\" in [limits]",
             "8:8: name is \"a..example\": a hostname must not have an empty label (two dots in a row, or one at the start)",
             "10:10: origin \"ap\" is not defined: there is no such [origin.NAME] table, and it is no URL; did you mean \"app\"?",
             "12:11: unknown key \"clientauth\" in [[hostname]]; did you mean \"client_auth\"?",
@@ -561,7 +561,7 @@ fn the_sample_is_accepted_and_complete() {
     assert_eq!(config.cache, Cache::default());
     assert_eq!(config.log, Log::default());
     assert_eq!(config.admin.socket, Admin::default().socket);
-    let [acme, globex] = &config.hostnames[..] else { panic!("two hostnames") };
+    let [acme, globex, _mail] = &config.hostnames[..] else { panic!("three hostnames") };
     assert_eq!(acme.rules.len(), 2);
     assert_eq!((acme.client_auth.mode, globex.client_auth.mode), (ClientAuthMode::Require, ClientAuthMode::Request));
     let text = fs::read_to_string(path).expect("the sample");

@@ -297,7 +297,7 @@ fn t207_half_closed_clients_are_answered() {
 fn t208_connections_close_as_asked() {
     let world = World::new();
     let origin = HttpOrigin::mirror();
-    let edge = edge(&world, &origin);
+    let edge = Edge::start(world.settings().workers(1).host(world.http_host(ACME, &origin)));
     let mut old = connect(&world, &edge);
     assert_eq!(old.ask(&format!("GET / HTTP/1.0\r\nHost: {ACME}\r\n\r\n")).status(), 200);
     assert_eq!(old.end(), End::CloseNotify);

@@ -61,6 +61,12 @@ fn rule(table: &Table<'_>, mode: Option<Mode>, auth: ClientAuthMode) -> RuleSpec
         }
     }
     let mut spec = RuleSpec::default();
+    if let Some(value) = table.get("path") {
+        spec.path = value.string().map(str::to_owned);
+    }
+    if let Some(value) = table.get("method") {
+        spec.method = value.strings();
+    }
     if let Some(value) = table.get("source") {
         spec.source = value.one_or_more().into_iter().filter_map(network).collect();
     }
