@@ -240,7 +240,7 @@ url = "tcp://10.0.0.5"
             "8:8: name is \"a..example\": a hostname must not have an empty label (two dots in a row, or one at the start)",
             "10:10: origin \"ap\" is not defined: there is no such [origin.NAME] table, and it is no URL; did you mean \"app\"?",
             "12:11: unknown key \"clientauth\" in [[hostname]]; did you mean \"client_auth\"?",
-            "15:7: url is \"tcp://10.0.0.5\": the port is missing; write \"tcp://10.0.0.5:8080\" or \"unix:/run/app.sock\"",
+            "15:7: url is \"tcp://10.0.0.5\": the port is missing; write \"http://10.0.0.5:8080\", \"tcp://10.0.0.5:8080\" or \"unix:/run/app.sock\"",
         ]
     );
 }

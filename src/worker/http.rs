@@ -434,7 +434,7 @@ fn judge(
             // The head was understood, and so the connection can go on behind the request.
             let body = Body::request(request.framing, None);
             // RFC 9110 section 10.1.1: a client that waits for 100 may or may not send its body after this answer.
-            let goes_on = request.keep_alive && !(request.expects_continue && !body.is_done());
+            let goes_on = request.keep_alive && (!request.expects_continue || body.is_done());
             Step::Answer(Box::new(Denied {
                 head_only: request.is_head(),
                 rest: goes_on.then_some((request.framing, body)),
@@ -476,20 +476,18 @@ fn judge_request(
     let tenant = Rc::clone(&session.tenant.borrow());
     let rules = &tenant.record.rules;
     let mut requested = Requested::Unseen;
-    if rules.needs_request() || request.websocket {
-        let mut scratch = String::new();
-        match request.judged_path(&mut scratch) {
-            Ok(path) => requested = Requested::Seen { method: request.method.into(), path: path.into() },
-            Err(rejected) if rules.needs_request() => return Err(rejected),
-            // No rule looks at it now; one that will may not be able to tell, and then denies.
-            Err(_) => {}
-        }
-        if rules.needs_request()
-            && let Requested::Seen { method, path } = &requested
-        {
-            sessions::judge_request(&tenant, session, Some((method, path)))
-                .map_err(|reason| rejected(403, reason, "the hostname's rules deny this request"))?;
-        }
+    let mut scratch = String::new();
+    // Remembered whether a rule looks at it now or not: one that is published while the request is under way may.
+    match request.judged_path(&mut scratch) {
+        Ok(path) => requested = Requested::Seen { method: request.method.into(), path: path.into() },
+        Err(rejected) if rules.needs_request() => return Err(rejected),
+        Err(_) => {}
+    }
+    if rules.needs_request()
+        && let Requested::Seen { method, path } = &requested
+    {
+        sessions::judge_request(&tenant, session, Some((method, path)))
+            .map_err(|reason| rejected(403, reason, "the hostname's rules deny this request"))?;
     }
     if request.framing.exceeds(core.config.http.body_bytes_max) {
         return Err(rejected(413, Refusal::MalformedRequest, "the body is larger than limits.body_bytes"));

@@ -47,7 +47,7 @@ pub enum Requested {
     /// There is none.
     #[default]
     Nothing,
-    /// There is one, and no rule has looked at it.
+    /// There is one, whose path an origin could read in more than one way: no rule can judge it.
     Unseen,
     Seen {
         method: Box<str>,

@@ -40,6 +40,8 @@ fn t215_the_authority_is_the_connections_own() {
     }
     let targets: Vec<_> = origin.heads().iter().map(|(_, head)| head.target().to_owned()).collect();
     assert_eq!(targets, ["/own", "/a", "/b", "/spelled", "/spelled", "/spelled", "/spelled"]);
+    let raw = String::from_utf8_lossy(&origin.raw(0)).to_lowercase();
+    assert!(!raw.contains(GLOBEX) && !raw.contains("pipelined"), "{raw}");
     edge.expect_metric("hostward_requests_refused_total{reason=\"authority_mismatch\"}", 7.0);
 }
 

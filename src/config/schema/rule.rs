@@ -62,7 +62,8 @@ fn rule(table: &Table<'_>, mode: Option<Mode>, auth: ClientAuthMode) -> RuleSpec
     }
     let mut spec = RuleSpec::default();
     if let Some(value) = table.get("path") {
-        spec.path = value.string().map(str::to_owned);
+        // One pattern, not a list; and never one that could not be printed.
+        spec.path = value.string().and_then(|_| value.strings().pop());
     }
     if let Some(value) = table.get("method") {
         spec.method = value.strings();

@@ -447,7 +447,7 @@ impl Flight<'_> {
     /// none when there is something to send.
     fn gather(&self, cx: &mut Context<'_>, plain: &RefCell<Vec<u8>>) -> Poll<Result<Option<Landed>, Gone>> {
         let gone = Cell::new(None);
-        let mut take = |bytes: &mut [u8]| {
+        let take = |bytes: &mut [u8]| {
             if self.first_byte.get().is_none() {
                 self.first_byte.set(Some(ring::now()));
             }
@@ -468,7 +468,7 @@ impl Flight<'_> {
             )
         };
         let waited = self.client.unsent();
-        let mut received = self.origin.poll_receive(cx, &mut take);
+        let mut received = self.origin.poll_receive(cx, take);
         loop {
             if let Some(gone) = gone.get() {
                 return Poll::Ready(Err(gone));
@@ -497,10 +497,10 @@ impl Flight<'_> {
                 Poll::Pending => return Poll::Pending,
             }
             drop(reply);
-            received = match self.origin.arrived(&mut take) {
+            received = match self.origin.arrived(take) {
                 Some(result) => Poll::Ready(result),
                 None if gathered > 0 => Poll::Pending,
-                None => self.origin.poll_receive(cx, &mut take),
+                None => self.origin.poll_receive(cx, take),
             };
         }
     }
