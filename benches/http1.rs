@@ -97,14 +97,14 @@ fn bodies(c: &mut Criterion) {
         group.throughput(Throughput::Bytes(piece.len() as u64));
         group.bench_function(format!("chunks_of_{chunk_bytes}"), |b| {
             let mut body = Body::request(Framing::Chunked, None);
-            b.iter(|| body.pass(black_box(&piece), &mut |bytes| drop(black_box(bytes.len()))));
+            b.iter(|| body.pass(black_box(&piece), &mut |bytes| _ = black_box(bytes.len())));
         });
     }
     let piece = vec![b'x'; PIECE_BYTES];
     group.throughput(Throughput::Bytes(piece.len() as u64));
     group.bench_function("length", |b| {
         let mut body = Body::response(ResponseFraming::Length(u64::MAX), false);
-        b.iter(|| body.pass(black_box(&piece), &mut |bytes| drop(black_box(bytes.len()))));
+        b.iter(|| body.pass(black_box(&piece), &mut |bytes| _ = black_box(bytes.len())));
     });
     group.finish();
 }

@@ -146,7 +146,8 @@ impl<'a> Facts<'a> {
     fn note(&mut self, meaning: Meaning, value: &'a [u8], options: &mut Options<'a>) -> Result<(), Fault> {
         match meaning {
             Meaning::Host => {
-                if self.host.replace(value).is_some() {
+                let other = self.host.replace(value);
+                if other.is_some() {
                     return Err(bad("more than one Host"));
                 }
             }
