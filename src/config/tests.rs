@@ -319,10 +319,7 @@ fn each_fault_has_its_line() {
         ("[origin.app]\nurl = ['tcp://h:1', 'tcp://H.:1']", "2:21: url names the same address twice"),
         ("[origin.app]\nurl = 'https://h:1'", "the scheme https is not built yet"),
         ("[origin.app]\nurl = ['http://h:1', 'tcp://h:2']", "2:22: url names another scheme than those before it"),
-        (
-            "[origin.app]\nurl = 'http://h:1'\nproxy_protocol = 'v2'",
-            "3:18: proxy_protocol has no meaning for http://",
-        ),
+        ("[origin.app]\nurl = 'http://h:1'\nproxy_protocol = 'v2'", "3:18: proxy_protocol has no meaning for http://"),
         ("[origin.app]\nurl = 'http://h:1'\nresponse_timeout = '1ms'", "3:20: response_timeout must be between"),
         (
             "[origin.app]\nurl = 'http://h:1'\nidle_connections_per_worker = 5000",
@@ -576,7 +573,7 @@ fn the_sample_is_accepted_and_complete() {
     assert_eq!(config.cache, Cache::default());
     assert_eq!(config.log, Log::default());
     assert_eq!(config.admin.socket, Admin::default().socket);
-    let [acme, globex] = &config.hostnames[..] else { panic!("two hostnames") };
+    let [acme, globex, _mail] = &config.hostnames[..] else { panic!("three hostnames") };
     assert_eq!(acme.rules.len(), 2);
     assert_eq!((acme.client_auth.mode, globex.client_auth.mode), (ClientAuthMode::Require, ClientAuthMode::Request));
     let text = fs::read_to_string(path).expect("the sample");

@@ -1,8 +1,8 @@
 //! From a configuration to workers: how many, where, with which settings; and what a reload cannot change. Pure.
 
 use crate::config::{self, Config, Workers};
-use crate::telemetry::log::Level;
 use crate::proxy::http1::HeadLimits;
+use crate::telemetry::log::Level;
 use crate::telemetry::log::access::Target;
 use crate::worker::{HttpLimits, WorkerConfig};
 

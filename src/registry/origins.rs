@@ -82,9 +82,11 @@ fn literal(host: &str) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Rules;
     use crate::policy::IdentitySets;
-    use crate::registry::{ClientAuth, ClientAuthMode, HostnameRecord, Mode, Name, Origin, RecordId, Scheme, TlsVersion};
+    use crate::policy::Rules;
+    use crate::registry::{
+        ClientAuth, ClientAuthMode, HostnameRecord, Mode, Name, Origin, RecordId, Scheme, TlsVersion,
+    };
     use std::sync::Arc;
 
     fn record(name: &str, origin: &str, addresses: Vec<OriginAddress>) -> Arc<HostnameRecord> {

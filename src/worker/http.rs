@@ -8,11 +8,11 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::policy::{Refusal, Verdict};
+use crate::proxy::headers::{SessionFacts, SessionFields};
 use crate::proxy::http1::client::{Client, Gone};
 use crate::proxy::http1::exchange::{self, End, Facts, Late, Limits, Order, Setting, is_small};
 use crate::proxy::http1::reply::Asked;
 use crate::proxy::http1::{Added, Body, Framing, Parsed, ProxyError, Rejected, Request, answer, authority};
-use crate::proxy::headers::{SessionFacts, SessionFields};
 use crate::proxy::origin::Lease;
 use crate::proxy::tunnel::{Traffic, Tunnel};
 use crate::registry::Snapshot;
@@ -233,7 +233,8 @@ impl Connection<'_> {
                 if self.session.draining.poll(cx).is_ready() {
                     return Poll::Ready(Step::End(TunnelEnd::DrainedIdle));
                 }
-                let wait = if self.client.unsent() > 0 { TICKET_WAIT.min(http.idle_timeout) } else { http.idle_timeout };
+                let wait =
+                    if self.client.unsent() > 0 { TICKET_WAIT.min(http.idle_timeout) } else { http.idle_timeout };
                 self.idle_since + wait
             }
         };
@@ -310,7 +311,8 @@ impl Connection<'_> {
                 return (Next::Tunnel, Some(Switched { lease, leftover, began, told }));
             }
             End::Unanswered(error) => {
-                if matches!(error, ProxyError::ConnectionRefused | ProxyError::ConnectionTimeout | ProxyError::DnsError) {
+                if matches!(error, ProxyError::ConnectionRefused | ProxyError::ConnectionTimeout | ProxyError::DnsError)
+                {
                     core.log_unreachable(&tenant.record.origin.name, self.session.server_name.as_deref());
                 }
                 if let Some(told) = &mut told {
@@ -492,7 +494,7 @@ fn judge(
             // The head was understood, and so the connection can go on behind the request.
             let body = Body::request(request.framing, None);
             // RFC 9110 section 10.1.1: a client that waits for 100 may or may not send its body after this answer.
-            let goes_on = request.keep_alive && !(request.expects_continue && !body.is_done());
+            let goes_on = request.keep_alive && (!request.expects_continue || body.is_done());
             Step::Answer(Box::new(Denied {
                 head_only: request.is_head(),
                 rest: goes_on.then_some((request.framing, body)),
@@ -554,20 +556,18 @@ fn judge_request(
     let tenant = Rc::clone(&session.tenant.borrow());
     let rules = &tenant.record.rules;
     let mut requested = Requested::Unseen;
-    if rules.needs_request() || request.websocket {
-        let mut scratch = String::new();
-        match request.judged_path(&mut scratch) {
-            Ok(path) => requested = Requested::Seen { method: request.method.into(), path: path.into() },
-            Err(rejected) if rules.needs_request() => return Err(rejected.into()),
-            // No rule looks at it now; one that will may not be able to tell, and then denies.
-            Err(_) => {}
-        }
-        if rules.needs_request()
-            && let Requested::Seen { method, path } = &requested
-        {
-            sessions::judge_request(&tenant, session, Some((method, path)))
-                .map_err(|reason| rejected(403, reason, "the hostname's rules deny this request"))?;
-        }
+    let mut scratch = String::new();
+    // Remembered whether a rule looks at it now or not: one that is published while the request is under way may.
+    match request.judged_path(&mut scratch) {
+        Ok(path) => requested = Requested::Seen { method: request.method.into(), path: path.into() },
+        Err(rejected) if rules.needs_request() => return Err(rejected.into()),
+        Err(_) => {}
+    }
+    if rules.needs_request()
+        && let Requested::Seen { method, path } = &requested
+    {
+        sessions::judge_request(&tenant, session, Some((method, path)))
+            .map_err(|reason| rejected(403, reason, "the hostname's rules deny this request"))?;
     }
     if request.framing.exceeds(core.config.http.body_bytes_max) {
         return Err(rejected(413, Refusal::MalformedRequest, "the body is larger than limits.body_bytes").into());

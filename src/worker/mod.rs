@@ -28,8 +28,8 @@ use ipnet::IpNet;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::proxy::http1::HeadLimits;
-use crate::registry::{HostnameRecord, Snapshot};
 use crate::registry::origins::OriginTable;
+use crate::registry::{HostnameRecord, Snapshot};
 use crate::ring::{self, Listener, Receiver, RingConfig, Runtime, Sender};
 use crate::telemetry::counters::{Counter, Gauge, Limit, Shard, Timeout, TunnelEnd};
 use crate::telemetry::histograms::Histograms;

@@ -22,7 +22,8 @@ impl RequestIds {
     pub fn new() -> Result<Self, String> {
         let mut random = [0; 16];
         aws_lc_rs::rand::fill(&mut random).map_err(|_| "the system gave no random bytes".to_owned())?;
-        let [prefix, seed] = [&random[..8], &random[8..]].map(|half| half.iter().fold(0, |n, byte| n << 8 | u64::from(*byte)));
+        let [prefix, seed] =
+            [&random[..8], &random[8..]].map(|half| half.iter().fold(0, |n, byte| n << 8 | u64::from(*byte)));
         Ok(Self { prefix, seed, count: Cell::new(0) })
     }
 

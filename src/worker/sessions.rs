@@ -49,9 +49,12 @@ pub enum Requested {
     /// There is none.
     #[default]
     Nothing,
-    /// There is one, and no rule has looked at it.
+    /// There is one, whose path an origin could read in more than one way: no rule can judge it.
     Unseen,
-    Seen { method: Box<str>, path: Box<str> },
+    Seen {
+        method: Box<str>,
+        path: Box<str>,
+    },
 }
 
 /// All sessions of a worker.

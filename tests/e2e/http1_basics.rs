@@ -70,7 +70,9 @@ fn t201_pipelined_requests_are_answered_in_order() {
         text += &match n % 3 {
             0 => format!("GET /{n} HTTP/1.1\r\nHost: {ACME}\r\n\r\n"),
             1 => format!("POST /{n} HTTP/1.1\r\nHost: {ACME}\r\nContent-Length: 3\r\n\r\nabc"),
-            _ => format!("POST /{n} HTTP/1.1\r\nHost: {ACME}\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nde\r\n0\r\n\r\n"),
+            _ => {
+                format!("POST /{n} HTTP/1.1\r\nHost: {ACME}\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nde\r\n0\r\n\r\n")
+            }
         };
     }
     http.send(&text).expect("sent");
@@ -210,7 +212,8 @@ fn t205_interim_responses_are_the_origins() {
     });
     let edge = edge(&world, &origin);
     let mut http = connect(&world, &edge);
-    http.send(&format!("POST / HTTP/1.1\r\nHost: {ACME}\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")).expect("sent");
+    http.send(&format!("POST / HTTP/1.1\r\nHost: {ACME}\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"))
+        .expect("sent");
     origin.head(0);
     assert!(http.reader.buffer.is_empty());
     origin.release();
@@ -277,7 +280,8 @@ fn t207_half_closed_clients_are_answered() {
     });
     let edge = edge(&world, &origin);
     let mut http = connect(&world, &edge);
-    http.send(&format!("GET /1 HTTP/1.1\r\nHost: {ACME}\r\n\r\nGET /2 HTTP/1.1\r\nHost: {ACME}\r\n\r\n")).expect("sent");
+    http.send(&format!("GET /1 HTTP/1.1\r\nHost: {ACME}\r\n\r\nGET /2 HTTP/1.1\r\nHost: {ACME}\r\n\r\n"))
+        .expect("sent");
     http.session().finish_sending().expect("sent");
     origin.head(0);
     origin.release();
@@ -293,7 +297,7 @@ fn t207_half_closed_clients_are_answered() {
 fn t208_connections_close_as_asked() {
     let world = World::new();
     let origin = HttpOrigin::mirror();
-    let edge = edge(&world, &origin);
+    let edge = Edge::start(world.settings().workers(1).host(world.http_host(ACME, &origin)));
     let mut old = connect(&world, &edge);
     assert_eq!(old.ask(&format!("GET / HTTP/1.0\r\nHost: {ACME}\r\n\r\n")).status(), 200);
     assert_eq!(old.end(), End::CloseNotify);

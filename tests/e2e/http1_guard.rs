@@ -40,6 +40,8 @@ fn t215_the_authority_is_the_connections_own() {
     }
     let targets: Vec<_> = origin.heads().iter().map(|(_, head)| head.target().to_owned()).collect();
     assert_eq!(targets, ["/own", "/a", "/b", "/spelled", "/spelled", "/spelled", "/spelled"]);
+    let raw = String::from_utf8_lossy(&origin.raw(0)).to_lowercase();
+    assert!(!raw.contains(GLOBEX) && !raw.contains("pipelined"), "{raw}");
     edge.expect_metric("hostward_requests_refused_total{reason=\"authority_mismatch\"}", 7.0);
 }
 
@@ -63,7 +65,12 @@ fn t217_ambiguous_requests_end_the_connection() {
     let origin = HttpOrigin::mirror();
     let edge = two_hosts(&world, &origin);
     for (text, status) in [
-        (format!("POST / HTTP/1.1\r\nHost: {ACME}\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), 400),
+        (
+            format!(
+                "POST / HTTP/1.1\r\nHost: {ACME}\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+            ),
+            400,
+        ),
         (format!("POST / HTTP/1.1\r\nHost: {ACME}\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef"), 400),
         (format!("GET / HTTP/1.1\r\nHost: {ACME}\r\nHost: {GLOBEX}\r\n\r\n"), 400),
         ("GET / HTTP/1.1\r\n\r\n".to_owned(), 400),
@@ -81,8 +88,8 @@ fn t217_ambiguous_requests_end_the_connection() {
     }
     // Chunks are met only once the head is on its way.
     let mut http = connect(&world, &edge, ACME);
-    let response =
-        http.ask(&format!("POST / HTTP/1.1\r\nHost: {ACME}\r\nTransfer-Encoding: chunked\r\n\r\n5 \r\nhello\r\n0\r\n\r\n"));
+    let response = http
+        .ask(&format!("POST / HTTP/1.1\r\nHost: {ACME}\r\nTransfer-Encoding: chunked\r\n\r\n5 \r\nhello\r\n0\r\n\r\n"));
     assert_eq!(response.status(), 400);
     assert!(origin.heads().iter().all(|(_, head)| head.target() != "/smuggled"));
 }
@@ -115,7 +122,10 @@ fn t218_identity_headers_are_ours() {
                 Auth::Off => assert_eq!((verify, certificate), (None, None)),
                 _ => {
                     assert_eq!(verify, Some("SUCCESS"));
-                    assert!(certificate.is_some_and(|value| value.starts_with(':') && value.ends_with(':')), "{head:?}");
+                    assert!(
+                        certificate.is_some_and(|value| value.starts_with(':') && value.ends_with(':')),
+                        "{head:?}"
+                    );
                 }
             }
             assert_eq!(head.get("x-forwarded-for"), Some("127.0.0.1"));
@@ -132,7 +142,8 @@ fn t218_identity_headers_are_ours() {
 fn t219_only_what_is_proved_is_told() {
     let world = World::new();
     let origin = HttpOrigin::mirror();
-    let host = world.http_host(ACME, &origin).request(&[&world.acme]).auth_line("headers = [\"x-client-cert\", \"xfcc\"]");
+    let host =
+        world.http_host(ACME, &origin).request(&[&world.acme]).auth_line("headers = [\"x-client-cert\", \"xfcc\"]");
     let edge = Edge::start(world.settings().host(host));
     let ask = |client: crate::harness::Client| {
         let mut http = Http::new(client.open(edge.address(), ACME).expect("a connection"));
@@ -148,7 +159,10 @@ fn t219_only_what_is_proved_is_told() {
     let nobody = ask(world.client());
     assert_eq!(nobody.get("x-client-cert-verify"), Some("NONE"));
     for head in [stranger, nobody] {
-        assert!(head.get("x-client-cert-subject").is_none() && head.get("x-forwarded-client-cert").is_none(), "{head:?}");
+        assert!(
+            head.get("x-client-cert-subject").is_none() && head.get("x-forwarded-client-cert").is_none(),
+            "{head:?}"
+        );
     }
 }
 

@@ -96,7 +96,9 @@ fn mode(value: Value<'_>) -> Option<Mode> {
         "http" => Some(Mode::Http),
         "tcp" => Some(Mode::Tcp),
         "passthrough" => {
-            value.error("= \"passthrough\" is not built yet; there are \"http\", and \"tcp\": decrypted bytes, as they come");
+            value.error(
+                "= \"passthrough\" is not built yet; there are \"http\", and \"tcp\": decrypted bytes, as they come",
+            );
             None
         }
         other => {
@@ -175,7 +177,8 @@ fn alpn(value: Value<'_>, mode: Option<Mode>) -> Vec<Vec<u8>> {
         } else if protocols.iter().any(|protocol| protocol == text.as_bytes()) {
             element.error(format!("names {} twice", quote(text)));
         } else if mode == Some(Mode::Http) && text.as_bytes() != ALPN_HTTP && text != "http/1.0" {
-            element.error(format!("names {}, which mode = \"http\" does not speak yet; write \"http/1.1\"", quote(text)));
+            element
+                .error(format!("names {}, which mode = \"http\" does not speak yet; write \"http/1.1\"", quote(text)));
         }
         protocols.push(text.as_bytes().to_vec());
     }

@@ -63,7 +63,9 @@ pub fn origin(value: Value<'_>) -> Option<Arc<Origin>> {
                 (_, Scheme::Any) => {}
                 (Scheme::Any, scheme) => origin.scheme = scheme,
                 (before, scheme) if before != scheme => {
-                    element.error("names another scheme than those before it; the addresses of an origin speak one protocol");
+                    element.error(
+                        "names another scheme than those before it; the addresses of an origin speak one protocol",
+                    );
                 }
                 _ => {}
             }

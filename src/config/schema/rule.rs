@@ -63,7 +63,8 @@ fn rule(table: &Table<'_>, mode: Option<Mode>, auth: Option<ClientAuthMode>) -> 
     }
     let mut spec = RuleSpec::default();
     if mode != Some(Mode::Tcp) {
-        spec.path = table.get("path").and_then(|value| value.string()).map(str::to_owned);
+        // One pattern, not a list; and never one that could not be printed.
+        spec.path = table.get("path").and_then(|value| value.string().and_then(|_| value.strings().pop()));
         spec.method = table.get("method").map(|value| value.strings()).unwrap_or_default();
     }
     if let Some(value) = table.get("source") {

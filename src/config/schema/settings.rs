@@ -85,8 +85,15 @@ const MISSES: RangeInclusive<usize> = 1..=(1 << 24);
 impl Default for Server {
     fn default() -> Self {
         let listen = vec![(Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into(), (Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into()];
-        let state_dir = PathBuf::from("/var/lib/hostward");
-        Self { listen, workers: Workers::Auto, cpus: None, state_dir, redirect: Vec::new(), redirect_port: None, trusted_proxies: Vec::new() }
+        Self {
+            listen,
+            workers: Workers::Auto,
+            cpus: None,
+            state_dir: PathBuf::from("/var/lib/hostward"),
+            redirect: Vec::new(),
+            redirect_port: None,
+            trusted_proxies: Vec::new(),
+        }
     }
 }
 

@@ -357,9 +357,7 @@ impl Flight<'_> {
             if !again && let Some(end) = landed.take() {
                 return Poll::Ready(end);
             }
-            if !up_open
-                && let Poll::Ready(gone) = self.watch_client(cx)
-            {
+            if !up_open && let Poll::Ready(gone) = self.watch_client(cx) {
                 return Poll::Ready(Landed::Gone(gone));
             }
             let (due, late) = self.due();
@@ -475,7 +473,7 @@ impl Flight<'_> {
     /// none when there is something to send.
     fn gather(&self, cx: &mut Context<'_>, plain: &RefCell<Vec<u8>>) -> Poll<Result<Option<Landed>, Gone>> {
         let gone = Cell::new(None);
-        let mut take = |bytes: &mut [u8]| {
+        let take = |bytes: &mut [u8]| {
             if self.first_byte.get().is_none() {
                 self.first_byte.set(Some(ring::now()));
             }
@@ -496,7 +494,7 @@ impl Flight<'_> {
             )
         };
         let waited = self.client.unsent();
-        let mut received = self.origin.poll_receive(cx, &mut take);
+        let mut received = self.origin.poll_receive(cx, take);
         loop {
             if let Some(gone) = gone.get() {
                 return Poll::Ready(Err(gone));
@@ -505,7 +503,9 @@ impl Flight<'_> {
             let mut reply = self.reply.borrow_mut();
             match received {
                 Poll::Ready(Ok(Some(Ok(())))) if reply.is_done() => return Poll::Ready(Ok(Some(Landed::Whole))),
-                Poll::Ready(Ok(Some(Ok(())))) if reply.has_switched() => return Poll::Ready(Ok(Some(Landed::Switched))),
+                Poll::Ready(Ok(Some(Ok(())))) if reply.has_switched() => {
+                    return Poll::Ready(Ok(Some(Landed::Switched)));
+                }
                 Poll::Ready(Ok(Some(Ok(())))) if gathered >= GATHER_BYTES => return Poll::Ready(Ok(None)),
                 Poll::Ready(Ok(Some(Ok(())))) => {}
                 Poll::Ready(Ok(Some(Err(_)))) => return Poll::Ready(Ok(Some(Landed::Garbled))),
@@ -523,10 +523,10 @@ impl Flight<'_> {
                 Poll::Pending => return Poll::Pending,
             }
             drop(reply);
-            received = match self.origin.arrived(&mut take) {
+            received = match self.origin.arrived(take) {
                 Some(result) => Poll::Ready(result),
                 None if gathered > 0 => Poll::Pending,
-                None => self.origin.poll_receive(cx, &mut take),
+                None => self.origin.poll_receive(cx, take),
             };
         }
     }

@@ -7,12 +7,12 @@
 pub mod answer;
 pub mod authority;
 mod body;
+mod chunked;
 pub mod client;
 pub mod exchange;
-mod chunked;
 mod fields;
-pub mod reply;
 mod head;
+pub mod reply;
 mod request;
 mod response;
 mod target;

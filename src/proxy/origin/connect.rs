@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use socket2::SockAddr;
 
-use crate::registry::{HostnameRecord, Origin, RecordId};
 use crate::registry::origins::{OriginTable, ResolvedAddress};
+use crate::registry::{HostnameRecord, Origin, RecordId};
 use crate::ring::{self, Socket};
 use crate::telemetry::counters::{Counter, Gauge, OriginConnect, Shard, Timeout};
 use crate::tls::Tenant;
@@ -81,12 +81,20 @@ impl Origins {
     /// Takes newly resolved addresses. Those that stay keep their marks; origins that are gone are forgotten.
     pub fn update(&self, table: &OriginTable, shard: &Shard) {
         let mut upstreams = self.upstreams.borrow_mut();
-        upstreams.retain(|name, _| table.contains_key(name));
+        upstreams.retain(|name, upstream| {
+            let stays = table.contains_key(name);
+            if !stays {
+                count_idle(shard, upstream.pool.len(), 0);
+            }
+            stays
+        });
         for (name, addresses) in table {
             match upstreams.get(name) {
                 Some(upstream) => {
                     upstream.balance.borrow_mut().replace(addresses.iter().cloned());
+                    let before = upstream.pool.len();
                     upstream.pool.keep_addresses(addresses, shard);
+                    count_idle(shard, before, upstream.pool.len());
                 }
                 None => {
                     let balance = RefCell::new(Balance::new(addresses.iter().cloned()));
@@ -99,7 +107,9 @@ impl Origins {
     /// Closes idle connections of hostnames whose record is not as it was.
     pub fn keep_owners(&self, unchanged: impl Fn(&Arc<HostnameRecord>) -> bool, shard: &Shard) {
         for upstream in self.upstreams.borrow().values() {
+            let before = upstream.pool.len();
             upstream.pool.keep_owners(&unchanged, shard);
+            count_idle(shard, before, upstream.pool.len());
         }
     }
 
@@ -139,7 +149,10 @@ impl Origins {
     /// An idle connection to an origin that this record may use, if there is one.
     pub fn pooled(&self, origin: &Origin, record: RecordId, shard: &Shard) -> Option<Lease> {
         let upstream = self.upstreams.borrow().get(&origin.name).cloned()?;
-        let (socket, address) = upstream.pool.take((!origin.share).then_some(record), ring::now(), shard)?;
+        let before = upstream.pool.len();
+        let taken = upstream.pool.take((!origin.share).then_some(record), ring::now(), shard);
+        count_idle(shard, before, upstream.pool.len());
+        let (socket, address) = taken?;
         Some(Lease { socket, reused: true, address, upstream })
     }
 
@@ -151,7 +164,9 @@ impl Origins {
         let Some(waker) = waker.as_ref() else { return };
         let mut watch = Context::from_waker(waker);
         let owner = (!origin.share).then(|| Rc::clone(tenant));
+        let before = upstream.pool.len();
         upstream.pool.put(socket, address, owner, origin.idle_connections_max, &mut watch, shard);
+        count_idle(shard, before, upstream.pool.len());
         if !self.watch.has_timer.get() {
             waker.wake_by_ref();
         }
@@ -197,6 +212,12 @@ impl Origins {
     fn now_ms(&self) -> u64 {
         ring::now().saturating_duration_since(self.started).as_millis() as u64
     }
+}
+
+/// Keeps the gauge of idle connections true between two looks of the watch, which counts them all.
+fn count_idle(shard: &Shard, before: usize, after: usize) {
+    let idle = shard.gauge(Gauge::IdleOrigins) + after as u64;
+    shard.set(Gauge::IdleOrigins, idle.saturating_sub(before as u64));
 }
 
 async fn attempt(address: &ResolvedAddress, limit: Duration) -> Result<Socket, OriginConnect> {

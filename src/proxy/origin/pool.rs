@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::registry::{HostnameRecord, RecordId};
 use crate::registry::origins::ResolvedAddress;
+use crate::registry::{HostnameRecord, RecordId};
 use crate::ring::Socket;
 use crate::telemetry::counters::{Counter, Pool as Result, Shard};
 use crate::tls::Tenant;

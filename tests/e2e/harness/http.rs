@@ -316,8 +316,6 @@ pub fn send_body(
 /// One connection of an origin, in the hands of its script.
 pub struct Conversation {
     pub reader: Reader<Recorded>,
-    /// Counted from 0, in the order of accepting.
-    pub connection: usize,
     /// Counted from 0, on this connection.
     pub request: usize,
     shared: Arc<Shared>,
@@ -503,8 +501,7 @@ fn converse(stream: TcpStream, connection: usize, shared: &Arc<Shared>, script: 
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let recorded = Recorded { stream, connection, shared: Arc::clone(shared) };
-    let mut talk =
-        Conversation { reader: Reader::new(recorded), connection, request: 0, shared: Arc::clone(shared) };
+    let mut talk = Conversation { reader: Reader::new(recorded), request: 0, shared: Arc::clone(shared) };
     loop {
         let head = talk.reader.head()?;
         shared.heads.lock().expect("no test panics while holding this").push((connection, head.clone()));
