@@ -91,7 +91,7 @@ impl Sink {
     ///
     /// # Errors
     ///
-    /// [`Failed`]: what was not written is lost, and the next write begins on a line of its own.
+    /// `Failed`: what was not written is lost, and the next write begins on a line of its own.
     pub fn write(&mut self, lines: &[u8]) -> Result<(), Failed> {
         let out: &mut dyn Write = match &mut self.out {
             Out::Off => return Ok(()),
