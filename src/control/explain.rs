@@ -225,7 +225,9 @@ impl Answer {
                 "its address and hostname in forwarding headers; no client certificate is asked for".into()
             }
             Mode::Http if verdict == Verdict::Success => {
-                format!("its address and hostname in forwarding headers, the configured identity headers, verify {verdict}")
+                format!(
+                    "its address and hostname in forwarding headers, the configured identity headers, verify {verdict}"
+                )
             }
             Mode::Http => format!("its address and hostname in forwarding headers, and verify {verdict}; no identity"),
             Mode::Tcp if !record.origin.proxy_protocol => {

@@ -44,7 +44,10 @@ fn t250_each_request_leaves_its_line() {
     };
     for (path, method, status, bytes_in) in [("/a\"b", "GET", 200, 0), ("/p", "POST", 200, 5)] {
         let line = line(path);
-        assert_eq!((&line["method"], &line["status"], &line["bytes_in"]), (&method.into(), &status.into(), &bytes_in.into()));
+        assert_eq!(
+            (&line["method"], &line["status"], &line["bytes_in"]),
+            (&method.into(), &status.into(), &bytes_in.into())
+        );
         assert_eq!((&line["protocol"], &line["authority"]), (&"http/1.1".into(), &ACME.into()), "{line}");
         assert_eq!((&line["verdict"], &line["client_subject"]), (&"SUCCESS".into(), &"CN=ops-ann".into()), "{line}");
         let address = line["origin_address"].as_str().unwrap_or_default();
@@ -53,7 +56,10 @@ fn t250_each_request_leaves_its_line() {
         assert!(line["duration_us"].as_u64() >= line["origin_us"].as_u64(), "{line}");
         // The origin was told the same id.
         let id = line["request_id"].as_str().unwrap_or_default();
-        assert!(!id.is_empty() && origin.heads().iter().any(|(_, head)| head.get("x-request-id") == Some(id)), "{line}");
+        assert!(
+            !id.is_empty() && origin.heads().iter().any(|(_, head)| head.get("x-request-id") == Some(id)),
+            "{line}"
+        );
     }
     // The second request found the first one's connection.
     assert!(line("/a\"b").get("origin_connect_us").is_some() && line("/p").get("origin_connect_us").is_none());

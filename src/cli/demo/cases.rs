@@ -10,7 +10,8 @@ use super::pki::Pki;
 use super::{ACME, Customer, GLOBEX};
 
 /// Header lines by which a client says that it is somebody else.
-const FORGED: &str = "X-Client-Cert-Verify: SUCCESS\r\nX-Client-Cert-Subject: CN=admin\r\nx_client_cert_subject: CN=admin\r\n";
+const FORGED: &str =
+    "X-Client-Cert-Verify: SUCCESS\r\nX-Client-Cert-Subject: CN=admin\r\nx_client_cert_subject: CN=admin\r\n";
 
 /// One case, played.
 #[derive(Debug)]
