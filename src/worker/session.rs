@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -135,12 +135,11 @@ async fn forward(core: &Rc<Core>, socket: Socket, started: Started, accepted: In
     let seen = Seen::new(core, &socket);
     let mode = session.tenant.borrow().record.mode;
     let (end, mut last) = {
-        let mut inside = pin!(async {
-            match mode {
-                Mode::Http => http::serve(core, &socket, &session, early, out).await,
-                Mode::Tcp => Box::pin(connect_and_tunnel(core, &socket, &session, early, out, &seen)).await,
-            }
-        });
+        // Boxed, so that each mode takes its own memory only.
+        let mut inside: Pin<Box<dyn Future<Output = (TunnelEnd, Outgoing)> + '_>> = match mode {
+            Mode::Http => Box::pin(http::serve(core, &socket, &session, early, out)),
+            Mode::Tcp => Box::pin(connect_and_tunnel(core, &socket, &session, early, out, &seen)),
+        };
         let mut validity = pin!(validity_ends(&session));
         std::future::poll_fn(|cx| {
             if let Poll::Ready(end) = session.end.poll(cx) {
