@@ -237,9 +237,14 @@ impl Connection<'_> {
                 if self.session.draining.poll(cx).is_ready() {
                     return Poll::Ready(Step::End(TunnelEnd::DrainedIdle));
                 }
-                let wait =
-                    if self.client.unsent() > 0 { TICKET_WAIT.min(http.idle_timeout) } else { http.idle_timeout };
-                self.idle_since + wait
+                let wait = if self.client.unsent() > 0 {
+                    TICKET_WAIT
+                } else if self.fields.is_some() {
+                    FIELDS_WAIT
+                } else {
+                    http.idle_timeout
+                };
+                self.idle_since + wait.min(http.idle_timeout)
             }
         };
         self.sleep.reset(due);
