@@ -64,24 +64,19 @@ pub async fn serve(
                     break TunnelEnd::ClientAborted;
                 }
             }
-            Step::Forward(order) => {
-                // Boxed, so that a connection that waits for its next request does not carry it along.
-                let (order, line) = *order;
-                let (next, switched) = Box::pin(connection.forward(order, line)).await;
-                match (next, switched) {
-                    (Next::Again, _) => connection.begin_again(),
-                    (Next::End(end), _) => break end,
-                    (Next::Tunnel, Some(switched)) => {
-                        let Connection { client, logged, .. } = connection;
-                        return Box::pin(tunnel(core, session, client, switched, logged)).await;
-                    }
-                    (Next::Tunnel, None) => break TunnelEnd::OriginAborted,
+            // Boxed, so that a connection that waits for its next request does not carry it along.
+            Step::Forward(order) => match Box::pin(connection.forward(order)).await {
+                Next::Again => connection.begin_again(),
+                Next::End(end) => break end,
+                Next::Tunnel(switched) => {
+                    let Connection { client, logged, .. } = connection;
+                    return Box::pin(tunnel(core, session, client, switched, logged)).await;
                 }
-            }
+            },
             Step::Answer(denied) => match Box::pin(connection.refuse(*denied)).await {
                 Next::Again => connection.begin_again(),
                 Next::End(end) => break end,
-                Next::Tunnel => break TunnelEnd::ProtocolError,
+                Next::Tunnel(_) => break TunnelEnd::ProtocolError,
             },
             Step::End(end) => break end,
         }
@@ -103,10 +98,10 @@ async fn tunnel(
     core: &Core,
     session: &Session,
     client: Client<'_>,
-    switched: Switched,
+    switched: Box<Switched>,
     logged: Option<Arc<access::Connection>>,
 ) -> (TunnelEnd, Outgoing) {
-    let Switched { lease, leftover, began, told } = switched;
+    let Switched { lease, leftover, began, told } = *switched;
     if client.write(&leftover).is_err() {
         return (TunnelEnd::ProtocolError, Outgoing::default());
     }
@@ -157,7 +152,7 @@ struct Denied {
 enum Next {
     Again,
     End(TunnelEnd),
-    Tunnel,
+    Tunnel(Box<Switched>),
 }
 
 struct Connection<'a> {
@@ -273,7 +268,8 @@ impl Connection<'_> {
     }
 
     /// Forwards a request and passes its response on.
-    async fn forward(&mut self, order: Order, line: Option<access::Request>) -> (Next, Option<Switched>) {
+    async fn forward(&mut self, order: Box<(Order, Option<access::Request>)>) -> Next {
+        let (order, line) = *order;
         let core = self.core;
         let began = self.head_since.unwrap_or_else(ring::now);
         let written = self.client.written_bytes();
@@ -321,7 +317,7 @@ impl Connection<'_> {
                     told.request.status = ended.status;
                     self.logged_connection();
                 }
-                return (Next::Tunnel, Some(Switched { lease, leftover, began, told }));
+                return Next::Tunnel(Box::new(Switched { lease, leftover, began, told }));
             }
             End::Unanswered(error) => {
                 if matches!(error, ProxyError::ConnectionRefused | ProxyError::ConnectionTimeout | ProxyError::DnsError)
@@ -343,7 +339,7 @@ impl Connection<'_> {
             End::Gone(gone) => (ended.status, Next::End(end_of(gone))),
         };
         self.record(status, began, told);
-        (next, None)
+        next
     }
 
     /// Counts a request that has ended, and writes its line.

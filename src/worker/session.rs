@@ -34,18 +34,20 @@ pub async fn serve(core: Rc<Core>, counted: Counted, fd: OwnedFd) {
     let socket = Socket::from(fd);
     let progress = Progress::default();
     let accepted = ring::now();
-    // Boxed and dropped before the tunnel begins: an idle connection does not carry its handshake's memory.
+    // Here and below, what a connection does once is boxed and dropped when it is done: an idle one does not carry the
+    // memory of its handshake, its connect or its end.
     let shaken = {
         let shaking = Box::pin(handshake::run(&core, &socket, &progress));
         ring::timeout_at(accepted + core.config.handshake_timeout, shaking).await
     };
     match shaken {
         Ok(Ok(started)) => {
+            drop(progress);
             handshake::record_duration(&core, accepted);
             forward(&core, socket, started, accepted).await;
         }
         Ok(Err(Failed::Gone)) => core.shard.count(Counter::HandshakeAborted),
-        Ok(Err(Failed::Refused(denied))) => refuse(&core, &socket, &progress, *denied).await,
+        Ok(Err(Failed::Refused(denied))) => Box::pin(refuse(&core, &socket, &progress, *denied)).await,
         Err(ring::Elapsed) => {
             core.shard.count(Counter::Timeout(Timeout::Handshake));
             let denied = Denied {
@@ -55,7 +57,7 @@ pub async fn serve(core: Rc<Core>, counted: Counted, fd: OwnedFd) {
                 leaf: Vec::new(),
                 detail: None,
             };
-            refuse(&core, &socket, &progress, denied).await;
+            Box::pin(refuse(&core, &socket, &progress, denied)).await;
         }
     }
     drop(counted);
@@ -165,7 +167,7 @@ async fn forward(core: &Rc<Core>, socket: Socket, started: Started, accepted: In
         }
         TunnelEnd::ProtocolError => {
             let (bytes, filled) = last.take();
-            say_goodbye(core, &socket, bytes, filled).await;
+            Box::pin(say_goodbye(core, &socket, bytes, filled)).await;
         }
         _ => {}
     }
@@ -199,7 +201,7 @@ async fn connect_and_tunnel(
 ) -> (TunnelEnd, Outgoing) {
     let record = std::sync::Arc::clone(&session.tenant.borrow().record);
     let began = ring::now();
-    let Ok(lease) = core.origins.connect(&record.origin, &core.shard).await else {
+    let Ok(lease) = Box::pin(core.origins.connect(&record.origin, &core.shard)).await else {
         core.log_unreachable(&record.origin.name, session.server_name.as_deref());
         // No close_notify: nothing has ended in order, and the client must not take it for an empty answer.
         return (TunnelEnd::OriginUnreachable, Outgoing::default());
