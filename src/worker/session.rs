@@ -140,7 +140,7 @@ async fn forward(core: &Rc<Core>, socket: Socket, started: Started, accepted: In
         // Boxed, so that each mode takes its own memory only.
         let mut inside: Pin<Box<dyn Future<Output = (TunnelEnd, Outgoing)> + '_>> = match mode {
             Mode::Http => Box::pin(http::serve(core, &socket, &session, early, out)),
-            Mode::Tcp => Box::pin(connect_and_tunnel(core, &socket, &session, early, out, &seen)),
+            Mode::Tcp => Box::pin(connect_and_tunnel(core, &socket, &session, Box::new((early, out)), &seen)),
         };
         let mut validity = pin!(validity_ends(&session));
         std::future::poll_fn(|cx| {
@@ -195,8 +195,7 @@ async fn connect_and_tunnel(
     core: &Core,
     socket: &Socket,
     session: &Session,
-    early: Vec<u8>,
-    out: Outgoing,
+    waiting: Box<(Vec<u8>, Outgoing)>,
     seen: &Seen,
 ) -> (TunnelEnd, Outgoing) {
     let record = std::sync::Arc::clone(&session.tenant.borrow().record);
@@ -228,6 +227,7 @@ async fn connect_and_tunnel(
         traffic: &seen.traffic,
         idle: core.config.tunnel_timeout,
     };
+    let (early, out) = *waiting;
     tunnel.run(early, out).await
 }
 
@@ -285,7 +285,7 @@ fn log_trust_changed(core: &Core, socket: &Socket, session: &Session, end: Tunne
             identity: leaf.and_then(|leaf| identity::parse(leaf).ok()).map(Box::new),
             detail: match end {
                 TunnelEnd::CertificateEnded => Some("the client's certificate has expired".to_owned()),
-                _ => session.why.take(),
+                _ => session.why.take().map(String::from),
             },
             ..Refused::new(Refusal::TrustChanged)
         }
