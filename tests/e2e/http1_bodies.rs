@@ -66,7 +66,8 @@ fn t331_clients_that_trickle_end_and_hold_up_nobody() {
     const TRICKLING: usize = 150;
     let world = World::new();
     let origin = HttpOrigin::mirror();
-    let edge = Edge::start(settings(&world, &origin).limit("header_timeout = \"2s\"").limit("min_body_rate = \"1MiB\""));
+    let edge =
+        Edge::start(settings(&world, &origin).limit("header_timeout = \"2s\"").limit("min_body_rate = \"1MiB\""));
     let begun = Instant::now();
     let mut trickling: Vec<_> = (0..TRICKLING).map(|_| connect(&world, &edge)).collect();
     let head = format!("POST / HTTP/1.1\r\nHost: {ACME}\r\nContent-Length: 1000000\r\n\r\n");

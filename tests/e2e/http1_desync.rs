@@ -140,7 +140,7 @@ fn t322_an_answer_that_comes_late_is_nobodys() {
             }
             let late =
                 origin.heads().iter().find(|(_, head)| head.target() == "/late").map(|(connection, _)| *connection);
-            let after = origin.heads().into_iter().filter(|(connection, _)| Some(*connection) == late).last();
+            let after = origin.heads().into_iter().rfind(|(connection, _)| Some(*connection) == late);
             assert_eq!(after.map(|(_, head)| head.target().to_owned()).as_deref(), Some("/late"));
         }
     }

@@ -151,11 +151,14 @@ fn t310_nginx_sees_one_request_or_none() {
     }
 }
 
+/// The target of a request and the content it came with.
+type Arrived = (String, Vec<u8>);
+
 /// 311: what stands in a forwarded body is the case's body, byte for byte, and nothing that came behind it.
 #[test]
 fn t311_no_byte_crosses_from_one_request_to_the_next() {
     let world = World::new();
-    let bodies: Arc<Mutex<Vec<(String, Vec<u8>)>>> = Arc::default();
+    let bodies: Arc<Mutex<Vec<Arrived>>> = Arc::default();
     let record = Arc::clone(&bodies);
     let origin = HttpOrigin::start(move |head, talk| {
         let body = talk.body(head)?;

@@ -86,7 +86,11 @@ fn t340_curl_is_served() {
         let (file, count) = (file.to_str().expect("UTF-8"), bytes.to_string());
         expect("/count", &["--upload-file", file], &count);
         // A client that would wait for 30 seconds would not be done in its 30 seconds.
-        expect("/count", &["--upload-file", file, "--header", "Expect: 100-continue", "--expect100-timeout", "40"], &count);
+        expect(
+            "/count",
+            &["--upload-file", file, "--header", "Expect: 100-continue", "--expect100-timeout", "40"],
+            &count,
+        );
         // curl 7.88 never ends an empty body of its own chunks.
         if bytes > 0 {
             expect("/count", &["--upload-file", file, "--header", "Transfer-Encoding: chunked"], &count);
@@ -151,10 +155,11 @@ fn t343_reloads_fail_nothing_of_a_load() {
                 let round = reloads.fetch_add(1, Ordering::Relaxed);
                 shop.edge.reconfigure(|settings| {
                     settings.remove(GLOBEX);
-                    if round % 2 == 0 {
+                    if round.is_multiple_of(2) {
                         settings.hosts.push(extra.clone().rule("path = \"/a/*\"\ndeny = true").rule("allow = {}"));
                     }
-                    settings.named(LOCAL).rules = vec![format!("path = \"/closed/{round}/*\"\ndeny = true"), "allow = {}".into()];
+                    settings.named(LOCAL).rules =
+                        vec![format!("path = \"/closed/{round}/*\"\ndeny = true"), "allow = {}".into()];
                 });
             }
         });
