@@ -9,6 +9,9 @@ use crate::harness::{ACME, Edge, GLOBEX, SOON, World, wait};
 /// A response that belongs to nobody.
 const POISON: &str = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\nX-Poison: 1\r\n\r\nPOISON";
 
+/// Pooled connections that were closed because something came on them.
+const UNSOLICITED: &str = "hostward_origin_pool_total{result=\"unsolicited\"}";
+
 fn proper(head: &Head) -> String {
     let body = format!("page {}", head.target());
     format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
@@ -72,6 +75,7 @@ fn t320_what_comes_behind_an_answer_is_dropped() {
                 let method = if path == "/head" { "HEAD" } else { "GET" };
                 planter.send(&format!("{method} {path} HTTP/1.1\r\nHost: {ACME}\r\n\r\n")).expect("sent");
                 let planted = planter.response_to(path == "/head").expect("an answer");
+                let poisoned = origin.heads().last().map(|(connection, _)| *connection).expect("the request");
                 assert!(!planted.body.text().contains("POISON"), "{path}");
                 for round in 0..3 {
                     let target = format!("/own/{round}");
@@ -83,6 +87,9 @@ fn t320_what_comes_behind_an_answer_is_dropped() {
                 if planted.head.get("connection") != Some("close") {
                     assert_eq!(planter.get(ACME, "/again").body.text(), "page /again", "{path}");
                 }
+                let last = origin.heads().into_iter().rfind(|(connection, _)| *connection == poisoned);
+                let last = last.map(|(_, head)| head.target().to_owned());
+                assert_eq!(last.as_deref(), Some(path), "the connection carries nothing more, share = {share}");
             }
         }
         // Pooled connections were used at all.
@@ -104,6 +111,7 @@ fn t321_what_comes_into_the_pool_ends_the_connection() {
             if share || next == ACME {
                 // The connection is one the victim could have been given.
                 origin.release();
+                edge.expect_metric(UNSOLICITED, 1.0);
                 wait::until("the edge lets go of the connection", SOON, || origin.open() == 0);
                 assert_eq!(victim.get(next, "/own").body.text(), "page /own");
             } else {
@@ -111,6 +119,7 @@ fn t321_what_comes_into_the_pool_ends_the_connection() {
                 assert_eq!(victim.get(next, "/own").body.text(), "page /own");
                 origin.release();
                 assert_eq!(victim.get(next, "/own/2").body.text(), "page /own/2");
+                edge.expect_metric(UNSOLICITED, 1.0);
                 wait::until("the edge lets go of the connection", SOON, || origin.open() == 1);
             }
             assert_eq!(planter.get(ACME, "/again").body.text(), "page /again");
