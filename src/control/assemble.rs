@@ -52,9 +52,21 @@ pub struct Assembled {
 ///
 /// Everything that makes a record unusable, with the findings that would have been warnings; `previous` stays in force.
 pub fn assemble(config: &Config, previous: Option<&Snapshot>, generation: u64) -> Result<Assembled, Report> {
-    // A clock before 1970 makes every certificate "not yet valid", which is what it is then.
+    assemble_at(config, previous, generation, now_unix_s())
+}
+
+/// The time, in seconds since the Unix epoch. A clock before 1970 makes every certificate "not yet valid", which is what it
+/// is then.
+fn now_unix_s() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    assemble_at(config, previous, generation, i64::try_from(now).unwrap_or(i64::MAX))
+    i64::try_from(now).unwrap_or(i64::MAX)
+}
+
+fn crypto_provider(config: &Config) -> CryptoProvider {
+    match config.tls.provider {
+        Provider::AwsLcRs => rustls::crypto::aws_lc_rs::default_provider(),
+        Provider::Ring => rustls::crypto::ring::default_provider(),
+    }
 }
 
 /// Like [`assemble`], with the time passed in, seconds since the Unix epoch.
@@ -68,20 +80,19 @@ pub fn assemble_at(
     generation: u64,
     now_unix_s: i64,
 ) -> Result<Assembled, Report> {
-    let provider = match config.tls.provider {
-        Provider::AwsLcRs => rustls::crypto::aws_lc_rs::default_provider(),
-        Provider::Ring => rustls::crypto::ring::default_provider(),
-    };
-    let mut assembly = Assembly::new(provider, previous, now_unix_s);
-    let mut records = Vec::new();
-    for hostname in &config.hostnames {
-        records.extend(assembly.hostname(hostname));
-    }
-    if assembly.failed {
-        return Err(assembly.findings);
-    }
-    let snapshot = Arc::new(Snapshot::new(generation, records));
-    Ok(Assembled { snapshot, warnings: assembly.findings.problems })
+    Assembly::new(crypto_provider(config), previous, now_unix_s).assemble(config, generation)
+}
+
+/// Like [`assemble`], for a process that takes over from another: records of these names keep the identity they had there,
+/// as they keep it over a reload.
+///
+/// # Errors
+///
+/// As [`assemble`].
+pub fn assemble_after(config: &Config, ids: &HashMap<String, RecordId>, generation: u64) -> Result<Assembled, Report> {
+    let mut assembly = Assembly::new(crypto_provider(config), None, now_unix_s());
+    assembly.ids = Some(ids);
+    assembly.assemble(config, generation)
 }
 
 /// `check --full`: reads a configuration, opens every file, and reports all that is found, warnings included. It passed
@@ -103,6 +114,8 @@ pub fn check_full(path: &Path) -> Report {
 struct Assembly<'a> {
     provider: CryptoProvider,
     previous: HashMap<&'a str, &'a Arc<HostnameRecord>>,
+    /// The identities records had in the process that served before this one.
+    ids: Option<&'a HashMap<String, RecordId>>,
     ca_sets: HashMap<[u8; 32], Arc<CaSet>>,
     /// CA files by path: a thousand hostnames with one CA file read it once, and its faults are told once.
     ca_files: HashMap<PathBuf, Option<Arc<CaFile>>>,
@@ -123,6 +136,7 @@ impl<'a> Assembly<'a> {
         Self {
             provider,
             previous,
+            ids: None,
             ca_sets,
             ca_files: HashMap::new(),
             dated: HashSet::new(),
@@ -130,6 +144,18 @@ impl<'a> Assembly<'a> {
             findings: Report::default(),
             failed: false,
         }
+    }
+
+    fn assemble(mut self, config: &Config, generation: u64) -> Result<Assembled, Report> {
+        let mut records = Vec::new();
+        for hostname in &config.hostnames {
+            records.extend(self.hostname(hostname));
+        }
+        if self.failed {
+            return Err(self.findings);
+        }
+        let snapshot = Arc::new(Snapshot::new(generation, records));
+        Ok(Assembled { snapshot, warnings: self.findings.problems })
     }
 
     /// Something that makes a record unusable.
@@ -181,6 +207,9 @@ impl<'a> Assembly<'a> {
                 return Some(Arc::clone(previous));
             }
             return Some(Arc::new(HostnameRecord { id: previous.id, ..record }));
+        }
+        if let Some(id) = self.ids.and_then(|ids| ids.get(record.name.as_str())) {
+            return Some(Arc::new(HostnameRecord { id: *id, ..record }));
         }
         let mut id = [0; 16];
         if self.provider.secure_random.fill(&mut id).is_err() {
