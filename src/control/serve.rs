@@ -18,9 +18,9 @@ use super::{Failure, notify, plan, resolve};
 use crate::config::Config;
 use crate::registry::Snapshot;
 use crate::registry::origins;
-use crate::telemetry::{Gauge, Shard};
 use crate::telemetry::log::{Handle, Level, Value as Field};
 use crate::telemetry::metrics::ControlMetrics;
+use crate::telemetry::{Gauge, Shard};
 use crate::worker::{Command, Event, Published, Worker};
 
 /// How often deadlines are looked at: the bound on how late the control plane acts on one.
@@ -184,10 +184,8 @@ impl Control {
                 self.cut += cut;
                 if let Phase::Draining { workers, .. } = &mut self.phase {
                     workers.remove(&worker);
-                    if workers.is_empty() {
-                        return Ok(Flow::Stop);
-                    }
                 }
+                return Ok(self.drained());
             }
             Event::Failed { worker, message } => {
                 return Err(Failure::System(format!(
@@ -230,7 +228,10 @@ impl Control {
             }
             Internal::Loaded(Ok(loaded)) => self.loaded(*loaded),
             Internal::Successor(report) => return self.successor_reported(report),
-            Internal::Predecessor(word) => self.predecessor_said(word),
+            Internal::Predecessor(word) => {
+                self.predecessor_said(word);
+                return self.drained();
+            }
             Internal::Rejudged(loaded) => self.rejudged(loaded),
             Internal::Refreshed(asked, answers) => {
                 self.refreshing = false;
@@ -265,6 +266,9 @@ impl Control {
         if let Phase::Draining { workers, deadline, .. } = &self.phase
             && now >= *deadline
         {
+            if workers.is_empty() {
+                return Flow::Stop;
+            }
             let fields = vec![("workers", json!(workers)), ("connections_open", connections_open(&self.shards).into())];
             self.event(Level::Error, "drain_incomplete", fields);
             return Flow::Stop;
@@ -431,12 +435,20 @@ impl Control {
         }
         self.give_up_handover();
         notify::stopping();
-        self.begin_drain(cause, Vec::new());
+        self.begin_drain(cause, None);
         Flow::On
     }
 
-    /// Stops accepting. At these addresses another process goes on.
-    pub fn begin_drain(&mut self, cause: &'static str, handed_over: Vec<SocketAddr>) {
+    /// Whether a drain is over: no worker has anything left, nor has a predecessor that hears of reloads through this process.
+    fn drained(&self) -> Flow {
+        match &self.phase {
+            Phase::Draining { workers, .. } if workers.is_empty() && !self.handover.stands_between() => Flow::Stop,
+            _ => Flow::On,
+        }
+    }
+
+    /// Stops accepting. With `handed_over`, another process has taken over, and goes on at these addresses.
+    pub fn begin_drain(&mut self, cause: &'static str, handed_over: Option<Vec<SocketAddr>>) {
         let limit = self.config.limits.drain_timeout;
         self.event(
             Level::Info,
@@ -451,11 +463,11 @@ impl Control {
         self.phase = Phase::Draining {
             workers: (0..self.workers.len()).collect(),
             deadline: Instant::now() + limit + DRAIN_GRACE,
-            handed_over: !handed_over.is_empty(),
+            handed_over: handed_over.is_some(),
         };
         // The workers' are the last copies then, so that a socket closes with its worker's accepting.
         self.handover.let_go_of_sockets();
-        let handed_over: Arc<[SocketAddr]> = handed_over.into();
+        let handed_over: Arc<[SocketAddr]> = handed_over.unwrap_or_default().into();
         for worker in &self.workers {
             worker.send(Command::Drain { handed_over: Arc::clone(&handed_over) });
         }

@@ -9,8 +9,8 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Failure;
-use super::serve::Ended;
 use super::admin::{Ask, ReloadResult};
+use super::serve::Ended;
 use super::{Options, assemble, start};
 use crate::config;
 use crate::telemetry::log::{Level, Log};

@@ -95,11 +95,22 @@ pub enum Command {
 /// What a worker tells the control plane.
 #[derive(Debug)]
 pub enum Event {
-    Started { worker: usize },
-    Applied { worker: usize, generation: u64 },
+    Started {
+        worker: usize,
+    },
+    Applied {
+        worker: usize,
+        generation: u64,
+    },
     /// Nothing is accepted and nothing is open any more; `cut` connections were still open at the drain timeout.
-    Drained { worker: usize, cut: u64 },
-    Failed { worker: usize, message: String },
+    Drained {
+        worker: usize,
+        cut: u64,
+    },
+    Failed {
+        worker: usize,
+        message: String,
+    },
 }
 
 /// A running worker.

@@ -15,6 +15,7 @@
 //! | 140-159 | `origins` | origins that die, stall, reset; the PROXY header |
 //! | 160-169 | `tools` | curl, openssl, wrk, h2load |
 //! | 170-179 | `cli` | outputs and exit codes |
+//! | 290-309 | `handover` | USR2: a new process takes over, or does not |
 //!
 //! Everything runs on the loopback network on ports the kernel chooses, needs no privileges, and is bounded in time. A
 //! case whose tool is not installed prints a line that begins with SKIPPED.
@@ -24,6 +25,7 @@ mod churn;
 mod cli;
 mod client_auth;
 mod drain;
+mod handover;
 mod harness;
 mod hello;
 mod limits;

@@ -118,7 +118,10 @@ impl Channel {
             return Ok(None);
         }
         if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a message or its descriptors did not arrive whole"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a message or its descriptors did not arrive whole",
+            ));
         }
         let message = Message::decode(&bytes[..received.bytes])
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "a message this version does not know"))?;

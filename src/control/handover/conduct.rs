@@ -90,6 +90,11 @@ impl Handover {
         }
     }
 
+    /// Whether a successor's reloads reach a predecessor through this process.
+    pub fn stands_between(&self) -> bool {
+        matches!(self.stage, Stage::Done) && self.predecessor.is_some()
+    }
+
     /// Whom this process took over from, as long as it lives.
     pub fn predecessor_pid(&self) -> Option<i32> {
         self.predecessor.as_ref().map(|predecessor| predecessor.pid)
@@ -165,7 +170,7 @@ impl Control {
                     ("listen", handed_over.iter().map(ToString::to_string).collect()),
                 ];
                 self.event(Level::Info, "handed_over", fields);
-                self.begin_drain("hand-over", handed_over);
+                self.begin_drain("hand-over", Some(handed_over));
                 successor.over(reload);
             }
             (News::Reloaded, Stage::Done) => {
@@ -173,7 +178,9 @@ impl Control {
                 self.handover.tell_reloaded();
                 self.rejudge();
             }
-            (News::Gone(why), Stage::Done) => {
+            // Drained in its turn: another one serves, or the service was stopped.
+            (News::Gone { orderly: true, .. }, Stage::Done) => self.handover.stage = Stage::Done,
+            (News::Gone { why, .. }, Stage::Done) => {
                 self.event(Level::Error, "successor_gone", vec![("why", why.into())]);
                 // Nobody accepts any more. As long as this process lives no supervisor starts another.
                 return Flow::Stop;

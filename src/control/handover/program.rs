@@ -35,9 +35,9 @@ fn named(called: &Path) -> Option<PathBuf> {
         env::split_paths(&env::var_os("PATH")?).filter(|dir| dir.is_absolute()).map(|dir| dir.join(called)).collect()
     };
     let running = fs::metadata("/proc/self/exe").ok()?;
-    candidates.into_iter().find(|path| {
-        fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == (running.dev(), running.ino()))
-    })
+    candidates
+        .into_iter()
+        .find(|path| fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == (running.dev(), running.ino())))
 }
 
 /// The kernel marks the name of a file that was removed or replaced; what stands there now is the new one.

@@ -3,13 +3,12 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::channel::{Channel, DESCRIPTORS_MAX};
 use super::message::{self, Message};
@@ -53,16 +52,46 @@ pub enum News {
     Failed(String),
     /// It has read the configuration anew.
     Reloaded,
-    /// It served, and is gone.
-    Gone(String),
+    /// It served, and is gone; in order, if it exited with 0.
+    Gone { orderly: bool, why: String },
 }
 
 /// A new process.
 #[derive(Debug)]
 pub struct Successor {
     pub pid: u32,
-    channel: Arc<Channel>,
-    given_up: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+}
+
+/// What the control loop and the conversation share.
+#[derive(Debug)]
+struct Shared {
+    channel: Channel,
+    /// Names the process whatever becomes of its number.
+    process: OwnedFd,
+    standing: Mutex<Standing>,
+}
+
+#[derive(Debug, Default)]
+struct Standing {
+    /// This process ends: the other one shall not take over.
+    given_up: bool,
+    /// The other one may have accepted connections.
+    told_to_go: bool,
+}
+
+impl Shared {
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the process: by a drain if it may have clients, at once if it cannot.
+    fn end(&self, standing: &Standing) {
+        let signal = if standing.told_to_go { Signal::TERM } else { Signal::KILL };
+        // It may have ended by itself.
+        let _ = pidfd_send_signal(&self.process, signal);
+        self.channel.end();
+    }
 }
 
 impl Successor {
@@ -76,32 +105,51 @@ impl Successor {
         attempt: u64,
         report: impl Fn(Report) + Send + 'static,
     ) -> Result<Self, String> {
-        let (ours, theirs) = Channel::pair().map_err(|error| format!("cannot make a channel: {error}"))?;
-        let child = spawn(program, &theirs).map_err(|error| format!("cannot start {}: {error}", program.path.display()))?;
+        let (channel, theirs) = Channel::pair().map_err(|error| format!("cannot make a channel: {error}"))?;
+        let mut child =
+            spawn(program, &theirs).map_err(|error| format!("cannot start {}: {error}", program.path.display()))?;
         drop(theirs);
-        let (pid, channel, given_up) = (child.id(), Arc::new(ours), Arc::new(AtomicBool::new(false)));
-        let mut conversation =
-            Conversation { child, channel: Arc::clone(&channel), given_up: Arc::clone(&given_up), told_to_go: false };
+        let pid = child.id();
+        let process = match watch(pid) {
+            Ok(process) => process,
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("cannot watch process {pid}: {error}"));
+            }
+        };
+        let shared = Arc::new(Shared { channel, process, standing: Mutex::default() });
+        let mut conversation = Conversation { child, shared: Arc::clone(&shared) };
         let thread = std::thread::Builder::new().name("hostward-heir".into()).spawn(move || {
             let news = conversation.hold(estate, |news| report(Report { attempt, news }));
             report(Report { attempt, news });
         });
-        // Without the thread the child has been dropped with its conversation: it sees the end of the channel, and ends.
-        thread.map_err(|error| format!("cannot start a thread: {error}"))?;
-        Ok(Self { pid, channel, given_up })
+        match thread {
+            Ok(_) => Ok(Self { pid, shared }),
+            Err(error) => {
+                shared.end(&Standing::default());
+                Err(format!("cannot start a thread: {error}"))
+            }
+        }
     }
 
     /// Tells it that this process has stopped accepting.
     pub fn over(&self, reload: bool) {
         // Gone: its end is reported.
-        let _ = self.channel.send(&Message::Over { reload });
+        let _ = self.shared.channel.send(&Message::Over { reload });
     }
 
-    /// Ends the attempt. It may end it too late: a process that accepts already is told to drain.
+    /// Ends the attempt, and the process.
     pub fn give_up(&self) {
-        self.given_up.store(true, Ordering::Release);
-        self.channel.end();
+        let mut standing = self.shared.standing();
+        standing.given_up = true;
+        self.shared.end(&standing);
     }
+}
+
+fn watch(pid: u32) -> io::Result<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
 /// Starts the program with everything this process was started with, and one more descriptor.
@@ -118,10 +166,7 @@ fn spawn(program: &Program, theirs: &Channel) -> io::Result<Child> {
 
 struct Conversation {
     child: Child,
-    channel: Arc<Channel>,
-    given_up: Arc<AtomicBool>,
-    /// It may have accepted connections.
-    told_to_go: bool,
+    shared: Arc<Shared>,
 }
 
 impl Conversation {
@@ -134,21 +179,31 @@ impl Conversation {
             Ok(ready) => ready,
             Err(why) => return News::Failed(self.end(&why)),
         };
-        if let Err(error) = self.channel.send(&Message::Go) {
-            return News::Failed(self.end(&format!("it was ready, and gone: {error}")));
+        let go = {
+            let mut standing = self.shared.standing();
+            standing.told_to_go = !standing.given_up;
+            standing.told_to_go && self.shared.channel.send(&Message::Go).is_ok()
+        };
+        if !go {
+            return News::Failed(self.end("it was ready, and gone"));
         }
-        self.told_to_go = true;
-        match self.channel.receive(Some(deadline.max(Instant::now() + GO_LIMIT))) {
+        match self.shared.channel.receive(Some(deadline.max(Instant::now() + GO_LIMIT))) {
             Ok(Some((Message::Serving, _))) => {}
             Ok(_) => return News::Failed(self.end("it ended as it began to accept")),
             Err(error) => return News::Failed(self.end(&format!("it did not begin to accept: {error}"))),
         }
         report(ready);
         loop {
-            match self.channel.receive(None) {
+            match self.shared.channel.receive(None) {
                 Ok(Some((Message::Reload, _))) => report(News::Reloaded),
                 Ok(Some(_)) => {}
-                Ok(None) | Err(_) => return News::Gone(self.end("it is gone")),
+                Ok(None) | Err(_) => {
+                    let why = self.end("it is gone");
+                    // Known by now: the status is kept once the process has been waited for.
+                    let orderly =
+                        self.child.try_wait().is_ok_and(|status| status.is_some_and(|status| status.success()));
+                    return News::Gone { orderly, why };
+                }
             }
         }
     }
@@ -156,7 +211,7 @@ impl Conversation {
     /// Sends everything.
     fn give(&self, estate: Estate) -> io::Result<()> {
         let Estate { sockets, snapshot, keyring } = estate;
-        let channel = &self.channel;
+        let channel = &self.shared.channel;
         channel.send(&Message::Hello { protocol: message::PROTOCOL })?;
         for group in &sockets.groups {
             let message = Message::Listeners { configured: group.configured, bound: group.bound };
@@ -183,13 +238,12 @@ impl Conversation {
     }
 
     fn wait_for_ready(&self, deadline: Instant) -> Result<News, String> {
-        match self.channel.receive(Some(deadline)) {
+        match self.shared.channel.receive(Some(deadline)) {
             Ok(Some((Message::Ready { refused, admin_address, admin_socket }, _))) => {
                 Ok(News::Serving { refused, admin_address, admin_socket })
             }
             Ok(Some((Message::Failed(why), _))) => Err(why),
             Ok(Some(_)) => Err("it said something else than that it is ready".into()),
-            Ok(None) if self.given_up.load(Ordering::Acquire) => Err("given up, as this process is to end".into()),
             Ok(None) => Err("it ended before it was ready; its own last lines may say why".into()),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(format!("it was not ready within {LIMIT:?}")),
             Err(error) => Err(error.to_string()),
@@ -198,15 +252,8 @@ impl Conversation {
 
     /// Sees to it that the process ends, and tells how it did.
     fn end(&mut self, why: &str) -> String {
-        // Whoever waits for a word learns that none will come.
-        self.channel.end();
-        if self.told_to_go {
-            // It may have clients, and drains.
-            let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-            if let (Ok(None), Some(pid)) = (self.child.try_wait(), pid) {
-                let _ = kill_process(pid, Signal::TERM);
-            }
-        }
+        // Whoever waits for a word learns that none will come. A process that takes that for its end has a moment to say so.
+        self.shared.channel.end();
         let deadline = Instant::now() + EXIT_LIMIT;
         while Instant::now() < deadline {
             match self.child.try_wait() {
@@ -215,8 +262,9 @@ impl Conversation {
                 Err(_) => return why.to_owned(),
             }
         }
-        if !self.told_to_go {
-            let _ = self.child.kill();
+        let standing = self.shared.standing();
+        self.shared.end(&standing);
+        if !standing.told_to_go {
             let _ = self.child.wait();
         }
         why.to_owned()

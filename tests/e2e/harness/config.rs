@@ -156,6 +156,8 @@ impl Host {
 #[derive(Clone)]
 pub struct Settings {
     pub hosts: Vec<Host>,
+    /// `server.listen`.
+    pub listen: Vec<String>,
     pub workers: usize,
     /// More lines of `[server]`.
     pub server: Vec<String>,
@@ -169,7 +171,16 @@ pub struct Settings {
 impl Settings {
     /// Two workers on ports the kernel chooses, and no hostnames.
     pub fn new() -> Self {
-        Self { hosts: Vec::new(), workers: 2, server: vec![], tls: vec![], limits: vec![], cache: vec![], top: vec![] }
+        Self {
+            hosts: Vec::new(),
+            listen: vec!["127.0.0.1:0".into()],
+            workers: 2,
+            server: vec![],
+            tls: vec![],
+            limits: vec![],
+            cache: vec![],
+            top: vec![],
+        }
     }
 
     pub fn host(mut self, host: Host) -> Self {
@@ -215,7 +226,7 @@ impl Settings {
         for line in &self.top {
             writeln!(text, "{line}")?;
         }
-        writeln!(text, "[server]\nlisten = [\"127.0.0.1:0\"]\nworkers = {}", self.workers)?;
+        writeln!(text, "[server]\nlisten = {:?}\nworkers = {}", self.listen, self.workers)?;
         writeln!(text, "state_dir = {:?}", directory.join("state"))?;
         for line in &self.server {
             writeln!(text, "{line}")?;
