@@ -227,8 +227,11 @@ mod tests {
         (listener, bound)
     }
 
+    /// A message and the descriptors that go with it.
+    type Words = (Message, Vec<OwnedFd>);
+
     /// What comes of these words.
-    fn said(words: &[(Message, Vec<OwnedFd>)]) -> Result<(Sockets, Option<State>), String> {
+    fn said(words: &[Words]) -> Result<(Sockets, Option<State>), String> {
         let (old, new) = Channel::pair().unwrap();
         for (message, descriptors) in words {
             let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
@@ -238,7 +241,7 @@ mod tests {
         take(&new)
     }
 
-    fn hello() -> (Message, Vec<OwnedFd>) {
+    fn hello() -> Words {
         (Message::Hello { protocol: message::PROTOCOL }, vec![])
     }
 
@@ -282,7 +285,7 @@ mod tests {
         let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         let listeners = || Message::Listeners { configured: bound, bound };
-        let cases: Vec<(&str, Vec<(Message, Vec<OwnedFd>)>)> = vec![
+        let cases: Vec<(&str, Vec<Words>)> = vec![
             ("another address", vec![hello(), (listeners(), vec![other.into()])]),
             ("no listening socket", vec![hello(), (listeners(), vec![silent.into()])]),
             ("a datagram socket", vec![hello(), (listeners(), vec![udp.into()])]),
