@@ -4,10 +4,14 @@
 
 use std::hint::black_box;
 use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use hostward::policy::{AllowSpec, Facts, Identity, RuleSpec, Rules, Verdict};
 use hostward::proxy::proxy_protocol::{ClientCertificate, Endpoints, Header, Ssl};
+use hostward::telemetry::log::Level;
+use hostward::telemetry::log::access::{self, Connection, Entry, Origin, Request, Sink, Target};
 use hostward::tls::identity;
 use rcgen::{CertificateParams, DnType, KeyPair, SanType};
 
@@ -88,5 +92,61 @@ fn writing(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, reading, judging, writing);
+/// What a line of the access log costs a worker: building an entry and handing it over, nothing dropped.
+fn logging(c: &mut Criterion) {
+    /// Half of a worker's queue: that many wake the writing thread, and fit while it writes.
+    const LINES: u64 = 4096;
+    let directory = tempfile::tempdir().expect("a directory");
+    let sink = Sink::open(&Target::File(directory.path().join("access.log"))).expect("a file");
+    let events = hostward::telemetry::log::Log::start(Level::Error).expect("a thread");
+    let log = access::Log::start(sink, events.handle(), |der| identity::parse(der).ok()).expect("a thread");
+    let writer = log.writer();
+    let connection = Arc::new(Connection {
+        worker: 0,
+        hostname: Some("pay.acme.example".into()),
+        record: "pay.acme.example".into(),
+        tls_version: "TLSv1.3",
+        cipher: "TLS_AES_128_GCM_SHA256".into(),
+        resumed: false,
+        client: Some(SocketAddr::from(([192, 0, 2, 7], 51000))),
+        verdict: Verdict::Success,
+        leaf: Some(certificate().into()),
+        text: OnceLock::new(),
+    });
+    let entry = || {
+        let mut request = Request::new(b"GET", b"/shop/cart/items/17?a=b", b"pay.acme.example", b"0123456789abcdef");
+        request.status = 200;
+        Entry {
+            connection: Arc::clone(&connection),
+            protocol: "http/1.1",
+            request: Some(request),
+            bytes_in: 0,
+            bytes_out: 1024,
+            duration: Duration::from_micros(700),
+            origin: Some(Origin { name: "app".into(), address: None, connect: None, response: None }),
+            end: None,
+        }
+    };
+    c.bench_function("access/log", |b| {
+        b.iter_custom(|iterations| {
+            let mut spent = Duration::ZERO;
+            let mut left = iterations;
+            while left > 0 {
+                let lines = left.min(LINES);
+                let begun = Instant::now();
+                for _ in 0..lines {
+                    writer.log(black_box(entry()));
+                }
+                spent += begun.elapsed();
+                left -= lines;
+                // The thread's turn.
+                std::thread::sleep(Duration::from_millis(60));
+            }
+            spent
+        });
+    });
+    assert_eq!(log.counts().dropped, 0, "dropped lines are cheaper");
+}
+
+criterion_group!(benches, reading, judging, writing, logging);
 criterion_main!(benches);

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use hostward::policy::{Rules, Verdict};
+use hostward::policy::{IdentitySets, Rules, Verdict};
 use hostward::registry::record::{Ca, CaSet, ClientAuth, Origin, PrivateKey, ServerCertificate};
-use hostward::registry::{ClientAuthMode, HostnameRecord, Mode, Name, RecordId, Snapshot, TlsVersion};
+use hostward::registry::{ClientAuthMode, HostnameRecord, Mode, Name, RecordId, Scheme, Snapshot, TlsVersion};
 use hostward::tls::hello::HelloReader;
 use hostward::tls::identity;
 use hostward::tls::scope::{Path, PathElement, Standing, Trust};
@@ -80,17 +80,19 @@ fn record(name: &str, certificates: Vec<ServerCertificate>, ca_set: Option<Arc<C
         is_default: false,
         mode: Mode::Tcp,
         certificates,
-        client_auth: ClientAuth { mode, ca_set, allow_expired_ca: false, send_ca_names: false },
+        client_auth: ClientAuth {
+            mode,
+            ca_set,
+            allow_expired_ca: false,
+            send_ca_names: false,
+            headers: IdentitySets::default(),
+        },
         rules: Rules::default(),
-        origin: Arc::new(Origin {
-            name: "origin".into(),
-            addresses: Vec::new(),
-            connect_timeout: Duration::from_secs(1),
-            proxy_protocol: false,
-        }),
+        origin: Arc::new(Origin::new("origin".into(), Vec::new(), Scheme::Tcp)),
         min_version: TlsVersion::V1_2,
         cipher_suites: Vec::new(),
         alpn: Vec::new(),
+        keep_unusual_headers: false,
         digest: [0; 32],
     })
 }

@@ -80,13 +80,15 @@ fn raise(resource: Resource) -> io::Result<Option<u64>> {
     Ok(limit.maximum)
 }
 
-/// Lets writes to a closed socket answer `EPIPE` instead of ending the process. Rust's own start-up does this for
-/// binaries; splice(2) and the ring need it to hold whoever started the threads.
-pub fn ignore_sigpipe() {
+/// Lets writes that cannot succeed answer an error instead of ending the process: `EPIPE` on a closed socket, which Rust's
+/// own start-up arranges for binaries, while splice(2) and the ring need it to hold whoever started the threads; `EFBIG` on a
+/// log file that has reached the limit on file sizes.
+pub fn ignore_write_signals() {
     // SAFETY: SIG_IGN installs no handler, so that no code of ours runs in signal context; the call has no other
-    // precondition, and SIGPIPE is a valid, ignorable signal.
+    // precondition, and both are valid, ignorable signals.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
     }
 }
 

@@ -10,7 +10,8 @@ FOREIGN_MAX = 0.05
 # Beyond this share of handshakes that did not resume, a resumed row measures something else.
 NOT_RESUMED_MAX = 0.01
 
-# The measured Hostward is compared with these, in this order.
+# Each of ours is compared with each of these, in this order.
+OURS = ("hostward", "hostward-http")
 PEERS = ("nginx", "baseline")
 
 
@@ -39,12 +40,15 @@ class Results:
         values = self.values(workload, server, attribute)
         return statistics.median(values) if values else None
 
-    def ratio(self, workload, of):
-        """The median over rounds of Hostward's figure by the other's of the same round: drift cancels out."""
-        pairs = zip(
-            self.samples.get((workload.name, "hostward"), []), self.samples.get((workload.name, of), [])
-        )
-        ratios = [ours.figure / theirs.figure for ours, theirs in pairs if ours and theirs and theirs.figure]
+    def compared(self):
+        """Which of ours are compared with which peer: what runs, or the first of ours for its targets' sake."""
+        ours = [name for name in OURS if name in self.servers] or OURS[:1]
+        return [(name, peer) for name in ours for peer in PEERS]
+
+    def ratio(self, workload, of, ours="hostward"):
+        """The median over rounds of our figure by the other's of the same round: drift cancels out."""
+        pairs = zip(self.samples.get((workload.name, ours), []), self.samples.get((workload.name, of), []))
+        ratios = [mine.figure / theirs.figure for mine, theirs in pairs if mine and theirs and theirs.figure]
         return statistics.median(ratios) if ratios else None
 
     def spoiled(self, ran):
@@ -59,12 +63,14 @@ class Results:
         return ops > 0 and sum(self.values(workload, server, "not_resumed")) > NOT_RESUMED_MAX * ops
 
     def missed(self, ran):
-        """The targets that were measured and not met, as (workload, peer)."""
+        """The targets that were measured and not met, as (workload, ours, peer)."""
         return [
-            (workload.name, peer)
+            (workload.name, ours, peer)
             for workload in ran
-            for peer in PEERS
-            if (target := _target(workload, peer)) and (ratio := self.ratio(workload, peer)) and ratio > target
+            for ours, peer in self.compared()
+            if (target := _target(workload, ours, peer))
+            and (ratio := self.ratio(workload, peer, ours))
+            and ratio > target
         ]
 
 
@@ -83,12 +89,15 @@ def markdown(results, ran, heading, facts):
 
 
 def _figures(results, ran):
-    head = ["workload", "unit", *results.servers, *[f"hostward / {peer}" for peer in PEERS]]
+    head = ["workload", "unit", *results.servers, *[f"{ours} / {peer}" for ours, peer in results.compared()]]
     rows = []
     for workload in ran:
         cells = [f"{workload.title} (`{workload.name}`)", workload.unit]
         cells += [_number(results.median(workload, server)) for server in results.servers]
-        cells += [_verdict(results.ratio(workload, peer), _target(workload, peer)) for peer in PEERS]
+        cells += [
+            _verdict(results.ratio(workload, peer, ours), _target(workload, ours, peer))
+            for ours, peer in results.compared()
+        ]
         rows.append(cells)
     return _table(head, rows)
 
@@ -145,8 +154,9 @@ def _notes(results, ran):
     return notes
 
 
-def _target(workload, peer):
-    return workload.of_nginx if peer == "nginx" else workload.of_baseline
+def _target(workload, ours, peer):
+    targets = workload.of_nginx if peer == "nginx" else workload.of_baseline
+    return targets[OURS.index(ours)] if targets else None
 
 
 def _verdict(ratio, target):
@@ -179,7 +189,7 @@ def _table(head, rows):
 
 def progress(round_number, rounds, workload, server, sample):
     """One line while it runs."""
-    line = f"{round_number}/{rounds} {workload.name:15} {server:9} {_number(sample.figure):>7} {workload.unit}"
+    line = f"{round_number}/{rounds} {workload.name:15} {server:13} {_number(sample.figure):>7} {workload.unit}"
     if workload.unit != workloads.KIB_PER_CONNECTION:
         line += f"  {sample.per_second:8.0f}/s  p99 {_number(_ms(sample.p99_us))} ms"
         line += f"  server core idle {_percent(sample.server_core_idle)}, load core idle {_percent(sample.load_core_idle)}"

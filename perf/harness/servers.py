@@ -33,11 +33,12 @@ BULK_BUFFER_BYTES = 64 * 1024
 class Setting:
     """What a server needs to know of the run: binaries, certificates, the core, the directory for its files."""
 
-    def __init__(self, directory, pki, programs, hostward, core, files):
+    def __init__(self, directory, pki, programs, hostward, hostward_other, core, files):
         self.directory = Path(directory)
         self.pki = Path(pki)
         self.programs = Path(programs)
         self.hostward = Path(hostward)
+        self.hostward_other = Path(hostward_other) if hostward_other else None
         self.core = core
         self.files = files
 
@@ -200,19 +201,21 @@ class Baseline(Server):
 
     name = "baseline"
 
+    # Bytes of each direction's copy buffer. The size that is best for bulk is the baseline's in every row, since a proxy
+    # has one setting for all its traffic.
+    buffer_bytes = BULK_BUFFER_BYTES
+
     def prepare(self):
-        # 64 KiB copy buffers for bulk, tokio's own 8 KiB elsewhere: each is the better one for the baseline there.
         argv = [
             str(self.setting.programs / "perf-baseline"),
             f"--listen=127.0.0.1:{self.port}",
             f"--origin=127.0.0.1:{self.origin_port}",
             f"--pki={self.setting.pki}",
             f"--key={self.workload.key}",
+            f"--buffer-bytes={self.buffer_bytes}",
         ]
         if self.workload.mutual:
             argv.append("--mutual")
-        if self.workload.bulk:
-            argv.append(f"--buffer-bytes={BULK_BUFFER_BYTES}")
         return argv
 
     @classmethod
@@ -220,10 +223,23 @@ class Baseline(Server):
         return "perf/baseline of this tree: tokio + tokio-rustls, aws-lc-rs, mimalloc (versions in Cargo.lock)"
 
 
+class Baseline8k(Baseline):
+    """The baseline with tokio's own copy buffers: dearer for bulk, cheaper for connections that do little."""
+
+    name = "baseline-8k"
+    buffer_bytes = 8 * 1024
+
+
 class Hostward(Server):
     """Hostward in tcp mode."""
 
     name = "hostward"
+    mode = "tcp"
+    scheme = "tcp"
+
+    @classmethod
+    def binary(cls, setting):
+        return setting.hostward
 
     def prepare(self):
         hosts = "".join(self._host(host) for host in range(workloads.HOSTS))
@@ -248,9 +264,9 @@ connections_per_worker = {connections}
 drain_timeout = "1s"
 
 [origin.perf]
-url = ["tcp://127.0.0.1:{self.origin_port}"]
+url = ["{self.scheme}://127.0.0.1:{self.origin_port}"]
 {hosts}""")
-        return [str(self.setting.hostward), "run", "-c", str(path)]
+        return [str(self.binary(self.setting)), "run", "-c", str(path)]
 
     def _host(self, host):
         pem = self.setting.pem(host, f"{self.workload.key}.pem")
@@ -265,22 +281,44 @@ name = "host{host}.perf.test"
 certificate = "{pem}"
 private_key = "{pem}"
 origin = "perf"
-mode = "tcp"
+mode = "{self.mode}"
 {default}{auth}"""
 
     @classmethod
     def available(cls, setting):
-        if os.access(setting.hostward, os.X_OK):
+        binary = cls.binary(setting)
+        if binary and os.access(binary, os.X_OK):
             return None
-        return f"no binary at {setting.hostward}: build it (cargo build --release) or point --hostward at it"
+        return f"no binary at {binary}: build it (cargo build --release) or point --{cls.name} at it"
 
     @classmethod
     def version(cls, setting):
-        return _say([str(setting.hostward), "-V"]).splitlines()[0]
+        return _say([str(cls.binary(setting)), "-V"]).splitlines()[0]
+
+
+class HostwardHttp(Hostward):
+    """Hostward in http mode: requests parsed, judged and rewritten, origin connections pooled."""
+
+    name = "hostward-http"
+    mode = "http"
+    scheme = "http"
+
+
+class HostwardOther(Hostward):
+    """A second binary of Hostward, to compare two commits in the same run."""
+
+    name = "hostward-other"
+
+    @classmethod
+    def binary(cls, setting):
+        return setting.hostward_other
 
 
 # In the order of the columns.
-ALL = {server.name: server for server in (Hostward, Nginx, Haproxy, Baseline)}
+ALL = {server.name: server for server in (Hostward, HostwardHttp, HostwardOther, Nginx, Haproxy, Baseline, Baseline8k)}
+
+# What is compared where the command line says nothing.
+DEFAULT = ["hostward", "hostward-http", "nginx", "haproxy", "baseline"]
 
 
 class Origin:

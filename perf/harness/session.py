@@ -26,6 +26,7 @@ def add_options(parser):
     parser.add_argument("--server-core", type=int, default=0, help="core of the server (default %(default)s)")
     parser.add_argument("--load-core", type=int, default=1, help="core of load and origin (default %(default)s)")
     parser.add_argument("--hostward", default=target / "hostward", help="the binary (default: cargo's release build)")
+    parser.add_argument("--hostward-other", help="a second binary, for the server hostward-other")
     parser.add_argument("--programs", default=target / "examples", help="where perf-load and the others are")
 
 
@@ -56,7 +57,7 @@ def prepare(chosen, directory):
         raise Failed("perf-pki failed")
     # This script's own little work shall not disturb the server.
     os.sched_setaffinity(0, {chosen.load_core})
-    return servers.Setting(directory, pki, programs, chosen.hostward, chosen.server_core, files)
+    return servers.Setting(directory, pki, programs, chosen.hostward, chosen.hostward_other, chosen.server_core, files)
 
 
 def guarded(name, body):

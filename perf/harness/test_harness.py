@@ -22,7 +22,7 @@ Requests/sec:  17340.12
 Transfer/sec:     21.73MB
 """
 
-WORKLOAD = replace(workloads.BY_NAME["full-p256"], of_nginx=0.45, of_baseline=0.90)
+WORKLOAD = replace(workloads.BY_NAME["full-p256"], of_nginx=(0.45, 0.42), of_baseline=(0.90, 0.85))
 
 
 def results(**figures):
@@ -67,7 +67,7 @@ class Ratios(unittest.TestCase):
 
     def test_targets(self):
         found = results(hostward=[46, 46, 46], nginx=[100, 100, 100], baseline=[60, 60, 60])
-        self.assertEqual(found.missed([WORKLOAD]), [("full-p256", "nginx")])
+        self.assertEqual(found.missed([WORKLOAD]), [("full-p256", "hostward", "nginx")])
         page = report.markdown(found, [WORKLOAD], "title", ["fact"])
         self.assertIn("0.46 (at most 0.45: **missed**)", page)
         self.assertIn("0.77 (at most 0.90: met)", page)

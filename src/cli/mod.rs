@@ -1,10 +1,11 @@
 //! The command line: one file a subcommand. Exit codes: 0 done, 1 the input was wrong, 2 the usage was wrong, 3 the
-//! system refused; each failure prints lines that say what to do.
+//! system refused, 4 `explain` answers no; each failure prints lines that say what to do.
 #![forbid(unsafe_code)]
 
 mod admin;
 mod check;
 mod demo;
+mod explain;
 mod run;
 mod version;
 
@@ -36,6 +37,8 @@ enum Command {
     Check(check::Arguments),
     /// A working edge in one command: two customers, their own CAs, and the curl lines to try.
     Demo(demo::Arguments),
+    /// Would this client get in, and exactly why or why not.
+    Explain(explain::Arguments),
     /// Make the running process read its configuration again.
     Reload(admin::Target),
     /// Make the running process stop accepting, let connections end, and exit.
@@ -43,6 +46,10 @@ enum Command {
     /// Show what the running process does.
     Status(admin::StatusArguments),
 }
+
+/// The exit code of a question that was answered with no: not 1, so that a script that expects a refusal does not take a
+/// broken configuration for one.
+const REFUSED: u8 = 4;
 
 /// Which configuration.
 #[derive(clap::Args, Debug)]
@@ -60,6 +67,11 @@ pub fn main() -> ExitCode {
         Some(Command::Run(arguments)) => run::run(arguments),
         Some(Command::Check(arguments)) => check::check(&arguments),
         Some(Command::Demo(arguments)) => demo::demo(&arguments),
+        Some(Command::Explain(arguments)) => match explain::explain(&arguments) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::from(REFUSED),
+            Err(failure) => Err(failure),
+        },
         Some(Command::Reload(target)) => admin::reload(&target),
         Some(Command::Drain(target)) => admin::drain(&target),
         Some(Command::Status(arguments)) => admin::status(&arguments),
@@ -105,6 +117,7 @@ mod tests {
             "hostward check -c a.toml --full",
             "hostward demo",
             "hostward demo --dir x --once",
+            "hostward explain -c a.toml --host a.test --cert b.pem --path /x --method POST --source ::1 --json",
             "hostward reload -c a.toml",
             "hostward drain --socket s",
             "hostward status --socket s --json",

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use glob::MatchOptions;
 use toml::de::DeTable;
@@ -20,11 +21,11 @@ use toml::de::DeTable;
 use super::reader::{Reader, Source, Table, Value, quote, with_suggestion};
 use super::report::{Place, Problem, Report, Severity};
 use super::schema::hostname::{HOSTNAME_KEYS, HostnameDraft, hostname};
-use super::schema::origin::{OriginReference, origin};
+use super::schema::origin::{OriginReference, origin, unfit};
 use super::schema::tls::{SUITES_CANNOT_SERVE, TLS_KEYS, suites_can_serve, tls};
 use super::schema::{ROOT_KEYS, settings};
 use super::types::{Admin, Cache, Config, Hostname, Limits, Log, Server, Tls};
-use crate::registry::{Name, Origin};
+use crate::registry::{Mode, Name, Origin, OriginAddress, Scheme};
 
 /// How deep files may include files: the main file is at depth 0. Two levels are in use (a directory of customers, each
 /// with parts), four leave room, and a loop of links ends.
@@ -43,6 +44,13 @@ pub const CONFIG_BYTES_MAX: u64 = 256 << 20;
 ///
 /// Everything that is wrong, warnings included, in the order of the files. The old configuration stays as it is.
 pub fn load(path: &Path) -> Result<Config, Report> {
+    let (config, report) = read(path);
+    if report.has_errors() { Err(report) } else { Ok(Config { warnings: report.problems, ..config }) }
+}
+
+/// Reads as much of a configuration as can be read, for `check --full`: files that sound tables name are worth opening
+/// whatever is wrong elsewhere. It can be served only if the report has no errors.
+pub fn read(path: &Path) -> (Config, Report) {
     let mut draft = Draft::default();
     draft.read_file(path, None, 0);
     draft.finish()
@@ -151,7 +159,7 @@ impl Draft {
     }
 
     /// Checks what needs all files, and makes the configuration.
-    fn finish(mut self) -> Result<Config, Report> {
+    fn finish(mut self) -> (Config, Report) {
         let tls = self.tls.take().map_or_else(Tls::default, |(_, tls)| tls);
         let mut used = HashSet::new();
         let mut hostnames = Vec::with_capacity(self.hostnames.len());
@@ -159,7 +167,18 @@ impl Draft {
         self.check_names(&drafts);
         self.check_default(&drafts);
         let mut unnamed: HashMap<String, Arc<Origin>> = HashMap::new();
+        let nowhere = Arc::new(Origin {
+            name: String::new(),
+            addresses: Vec::new(),
+            scheme: Scheme::Any,
+            connect_timeout: Duration::ZERO,
+            response_timeout: Duration::ZERO,
+            idle_connections_max: 0,
+            share: false,
+            proxy_protocol: false,
+        });
         for draft in drafts {
+            let named_at = draft.origin.as_ref().map(|(_, place)| place.clone());
             let origin = match draft.origin {
                 Some((OriginReference::Named(name), place)) => {
                     used.insert(name.clone());
@@ -183,8 +202,14 @@ impl Draft {
             {
                 self.report.push(place.error(format!("cipher_suites {SUITES_CANNOT_SERVE}")));
             }
-            // What is missing here has been reported, so that the report below is not empty.
-            let (Some(origin), Some(mode)) = (origin, draft.mode) else { continue };
+            // What is missing has been reported, so that nobody serves what stands in for it here; the files can be opened.
+            if let (Some(origin), Some(mode), Some(place)) = (&origin, draft.mode, named_at)
+                && let Some(text) = unfit(origin, mode)
+            {
+                self.report.push(place.error(text));
+            }
+            let origin = origin.unwrap_or_else(|| Arc::clone(&nowhere));
+            let mode = draft.mode.unwrap_or(Mode::Tcp);
             hostnames.push(Hostname {
                 place: draft.place,
                 names: draft.names,
@@ -195,19 +220,19 @@ impl Draft {
                 min_version,
                 cipher_suites,
                 alpn: draft.alpn,
+                keep_unusual_headers: draft.keep_unusual_headers,
                 client_auth: draft.client_auth,
                 rules: draft.rules,
             });
         }
         self.warn_of_unused(&used, hostnames.is_empty());
+        self.warn_of_shared_bytes(&hostnames);
         self.report.sort(&self.files);
-        if self.incomplete || self.report.has_errors() {
-            return Err(self.report);
-        }
+        debug_assert!(!self.incomplete || self.report.has_errors(), "what is incomplete has been told");
         fn or_default<T: Default>(single: Single<T>) -> T {
             single.map(|(_, value)| value).unwrap_or_default()
         }
-        Ok(Config {
+        let config = Config {
             files: self.files,
             server: or_default(self.server),
             admin: or_default(self.admin),
@@ -217,8 +242,9 @@ impl Draft {
             log: or_default(self.log),
             origins: self.origins.into_values().map(|(_, origin)| origin).collect(),
             hostnames,
-            warnings: self.report.problems,
-        })
+            warnings: Vec::new(),
+        };
+        (config, self.report)
     }
 
     /// Finds a named origin, or says that there is none.
@@ -259,6 +285,38 @@ impl Draft {
         let text = format!("default = true stands at {first} already; one hostname can serve the names no record has");
         let problems: Vec<Problem> = places.map(|place| place.error(text.clone())).collect();
         self.report.problems.extend(problems);
+    }
+
+    /// Says where bytes go to an HTTP origin that serves others too: a client of one hostname can ask there for another's
+    /// pages, because nobody looks at its Host (DECISIONS 25). The PROXY header tells the origin which hostname it came for.
+    fn warn_of_shared_bytes(&mut self, hostnames: &[Hostname]) {
+        if self.incomplete || self.report.has_errors() {
+            return;
+        }
+        let mut users: HashMap<&OriginAddress, Vec<usize>> = HashMap::new();
+        for (index, hostname) in hostnames.iter().enumerate() {
+            for address in &hostname.origin.addresses {
+                users.entry(address).or_default().push(index);
+            }
+        }
+        let speaks_http = |hostname: &Hostname| {
+            hostname.mode == Mode::Http || hostname.alpn.iter().any(|name| name.starts_with(b"http/") || name == b"h2")
+        };
+        for (index, hostname) in hostnames.iter().enumerate() {
+            if hostname.mode != Mode::Tcp || hostname.origin.proxy_protocol {
+                continue;
+            }
+            let others = hostname.origin.addresses.iter().filter_map(|address| users.get(address)).flatten();
+            let mut others = others.filter(|other| **other != index).map(|other| &hostnames[*other]).peekable();
+            let is_http = speaks_http(hostname) || others.clone().any(speaks_http);
+            if let Some(other) = others.next().filter(|_| is_http) {
+                let other = other.names.first().map_or("another hostname", |(name, _)| name.as_str());
+                self.report.push(hostname.place.warning(format!(
+                    "mode = \"tcp\" forwards requests unseen to an HTTP origin that serves {other} too: clients can ask for \
+                     its pages by Host; write mode = \"http\", or proxy_protocol = \"v2\" and have the origin check its authority"
+                )));
+            }
+        }
     }
 
     fn warn_of_unused(&mut self, used: &HashSet<String>, no_hostnames: bool) {

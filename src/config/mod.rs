@@ -24,10 +24,10 @@ mod schema;
 mod types;
 mod units;
 
-pub use load::{CONFIG_BYTES_MAX, FILES_MAX, INCLUDE_DEPTH_MAX, load};
+pub use load::{CONFIG_BYTES_MAX, FILES_MAX, INCLUDE_DEPTH_MAX, load, read};
 pub use report::{Place, Problem, Report, Severity};
 pub use types::{
-    Admin, Cache, CertificateFiles, ClientAuthFiles, Config, Group, Hostname, Limits, Log, LogLevel, Provider, Rule,
+    Access, Admin, Cache, CertificateFiles, ClientAuthFiles, Config, Group, Hostname, Limits, Log, LogLevel, Rule,
     Server, Tls, Workers,
 };
 

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::policy::rules::VerifySelector;
 use crate::registry::{ClientAuthMode, Mode, OriginAddress, TlsVersion};
+use crate::tls::Provider;
 
 /// A directory with these files; the first is the main one.
 fn files(files: &[(&str, &str)]) -> TempDir {
@@ -61,6 +62,7 @@ listen = ["0.0.0.0:8443", "[::1]:8443"]
 workers = 2
 cpus = "0-1,4"
 state_dir = "state"
+trusted_proxies = ["10.0.0.0/8", "::1"]
 [admin]
 socket = "/run/h.sock"
 listen = "127.0.0.1:9090"
@@ -77,6 +79,12 @@ handshakes_per_worker = 0x10
 handshake_timeout = "250ms"
 drain_timeout = "1s"
 tunnel_timeout = "2h"
+header_timeout = "3s"
+idle_timeout = "1m"
+header_bytes = "16KiB"
+headers = 64
+body_bytes = "10MiB"
+min_body_rate = "off"
 [cache]
 tenants_per_worker = "64MiB"
 misses_per_worker = 7
@@ -126,6 +134,7 @@ deny = true
     assert_eq!(config.server.workers, Workers::Count(2));
     assert_eq!(config.server.cpus, Some(vec![0, 1, 4]));
     assert!(config.server.state_dir.ends_with("etc/state"));
+    assert_eq!(config.server.trusted_proxies.len(), 2);
     assert_eq!(config.admin.socket, Path::new("/run/h.sock"));
     assert_eq!(config.admin.listen, Some("127.0.0.1:9090".parse().expect("an address")));
     assert_eq!(config.tls.provider, Provider::Ring);
@@ -140,6 +149,12 @@ deny = true
             handshake_timeout: Duration::from_millis(250),
             drain_timeout: Duration::from_secs(1),
             tunnel_timeout: Duration::from_secs(7200),
+            header_timeout: Duration::from_secs(3),
+            idle_timeout: Duration::from_secs(60),
+            header_bytes: 16 << 10,
+            headers: 64,
+            body_bytes: Some(10 << 20),
+            min_body_rate: None,
         }
     );
     assert_eq!(config.cache, Cache { tenants_per_worker: 64 << 20, misses_per_worker: 7 });
@@ -204,7 +219,7 @@ listen = "nowhere"
 workers = 0
 [limits]
 handshake_timeout = "0s"
-header_timeout = "10s"
+head_timeout = "10s"
 [[hostname]]
 name = "a..example"
 certificate = "a.pem"
@@ -222,11 +237,11 @@ url = "tcp://10.0.0.5"
             "2:10: listen must be an IP address with a port, as in \"0.0.0.0:443\" or \"[::]:443\", not \"nowhere\"",
             "3:11: workers must be between 1 and 1024, not 0",
             "5:21: handshake_timeout must be between \"100ms\" and \"10m\", not \"0s\"",
-            "6:1: unknown key \"header_timeout\" in [limits]",
+            "6:1: unknown key \"head_timeout\" in [limits]; did you mean \"header_timeout\"?",
             "8:8: name is \"a..example\": a hostname must not have an empty label (two dots in a row, or one at the start)",
             "10:10: origin \"ap\" is not defined: there is no such [origin.NAME] table, and it is no URL; did you mean \"app\"?",
             "12:11: unknown key \"clientauth\" in [[hostname]]; did you mean \"client_auth\"?",
-            "15:7: url is \"tcp://10.0.0.5\": the port is missing; write \"tcp://10.0.0.5:8080\" or \"unix:/run/app.sock\"",
+            "15:7: url is \"tcp://10.0.0.5\": the port is missing; write \"http://10.0.0.5:8080\", \"tcp://10.0.0.5:8080\" or \"unix:/run/app.sock\"",
         ]
     );
 }
@@ -286,17 +301,38 @@ fn each_fault_has_its_line() {
         ),
         ("[cache]\nmisses_per_worker = 0", "2:21: misses_per_worker must be between 1 and 16777216, not 0"),
         ("[log]\nlevel = 'warning'", "2:9: level must be \"error\", \"warn\", \"info\" or \"debug\", not \"warning\""),
-        ("[log]\naccess = 'off'", "2:1: unknown key \"access\" in [log]"),
+        (
+            "[log]\naccess = 'of'",
+            "2:10: access must be \"off\", \"stdout\" or the path of a file, not \"of\"; did you mean \"off\"?",
+        ),
+        ("[log]\naccess = 'no/such/a.log'", "2:10: access is \"no/such/a.log\", and there is no directory "),
+        ("[log]\naccess = '/dev/null'", "2:10: access is \"/dev/null\", which is no regular file"),
+        ("[server]\nredirect = ['80']", "2:13: redirect must be an IP address with a port"),
+        (
+            "[server]\nlisten = ['[::]:80']\nredirect = ['[::]:80']",
+            "3:13: redirect names [::]:80, which listen has already",
+        ),
+        ("[server]\nredirect = ['[::]:80']\nredirect_port = 0", "3:17: redirect_port must be between 1 and 65535"),
         ("[origin.app]", "1:1: [origin.app] needs the key \"url\""),
         ("origin = 'x'", "1:10: origin must be a table of tables, [origin.NAME], not a string"),
         ("[origin.'a b']\nurl='tcp://h:1'", "1:1: \"a b\" is not a name"),
         ("[origin.app]\nurl = ['tcp://h:1', 'tcp://H.:1']", "2:21: url names the same address twice"),
-        ("[origin.app]\nurl = 'http://h:1'", "the scheme http is not built yet"),
+        ("[origin.app]\nurl = 'https://h:1'", "the scheme https is not built yet"),
+        ("[origin.app]\nurl = ['http://h:1', 'tcp://h:2']", "2:22: url names another scheme than those before it"),
+        ("[origin.app]\nurl = 'http://h:1'\nproxy_protocol = 'v2'", "3:18: proxy_protocol has no meaning for http://"),
+        ("[origin.app]\nurl = 'http://h:1'\nresponse_timeout = '1ms'", "3:20: response_timeout must be between"),
+        (
+            "[origin.app]\nurl = 'http://h:1'\nidle_connections_per_worker = 5000",
+            "3:31: idle_connections_per_worker must be between 0 and 4096, not 5000",
+        ),
+        ("[server]\ntrusted_proxies = ['here']", "2:20: trusted_proxies must be an address or a network"),
+        ("[limits]\nheaders = 1000", "2:11: headers must be between 8 and 256, not 1000"),
+        ("[limits]\nbody_bytes = 'no limit'", "2:14: body_bytes is not a size: \"no limit\""),
         (
             "[origin.app]\nurl = 'tcp://h:1'\nproxy_protocol = 'v1'",
             "3:18: proxy_protocol must be \"off\" or \"v2\", not \"v1\"",
         ),
-        ("[origin.app]\nurl = 'tcp://h:1'\nshare = true", "3:1: unknown key \"share\" in [origin.app]"),
+        ("[origin.app]\nurl = 'tcp://h:1'\nshare = true", "3:9: share has no meaning for tcp://"),
         ("[hostname]\nname = 'a'", "1:1: hostname must be an array of tables, each begun by [[hostname]], not a table"),
         ("include = 'gone.toml'", "1:11: include gone.toml: cannot be opened: No such file"),
         ("include = '[a.toml'", "1:11: include is \"[a.toml\", which is not a pattern"),
@@ -356,10 +392,31 @@ fn each_fault_of_a_hostname_has_its_line() {
         ("[[hostname.rule]]\nallow = { common_name = 'x' }", "7:9: warning: allow can never hold: client_auth is off"),
         ("[[hostname.rule]]\nallow = { serial = 'xyz' }\n[hostname.client_auth]\nmode='require'\nca='x'", "6:1: "),
         (
-            "[[hostname]]\nname='b'\ncertificate='b'\norigin='tcp://h:1'\nmode='http'",
-            "10:6: mode = \"http\" is not built yet",
+            "[[hostname]]\nname='b'\ncertificate='b'\norigin='tcp://h:1'\nmode='passthrough'",
+            "10:6: mode = \"passthrough\" is not built yet",
         ),
-        ("[[hostname]]\nname='b'\ncertificate='b'\norigin='tcp://h:1'", "6:1: [[hostname]] needs the key \"mode\""),
+        (
+            "[[hostname]]\nname='b'\ncertificate='b'\norigin='tcp://h:1'",
+            "9:8: origin \"tcp://h:1\" is tcp://, and mode is \"http\"; write \"http://h:1\"",
+        ),
+        (
+            "[[hostname]]\nname='b'\ncertificate='b'\norigin='http://h:1'\nmode='tcp'",
+            "9:8: origin \"http://h:1\" is http://, and mode is \"tcp\"; write \"tcp://h:1\"",
+        ),
+        (
+            "[[hostname]]\nname='b'\ncertificate='b'\norigin='http://h:1'\nalpn=['h2']",
+            "10:7: alpn names \"h2\", which mode = \"http\" does not speak yet",
+        ),
+        ("keep_unusual_headers = true", "6:24: keep_unusual_headers has no meaning with mode = \"tcp\""),
+        (
+            "[hostname.client_auth]\nmode = 'request'\nca = 'x'\nheaders = ['cf']",
+            "9:11: headers has no meaning with mode = \"tcp\"",
+        ),
+        (
+            "[[hostname]]\nname='b'\ncertificate='b'\norigin='http://h:1'\n[hostname.client_auth]\nmode='request'\nca='x'\n\
+             headers=['x-client']",
+            "13:10: headers must be \"client-cert\", \"x-client-cert\", \"xfcc\" or \"cf\", not \"x-client\"",
+        ),
         (
             "[[hostname]]\nname=['b', 'A.example.']\ncertificate='b'\norigin='tcp://h:1'\nmode='tcp'",
             "7:12: name \"a.example\" is taken already, at ",
@@ -389,6 +446,11 @@ fn warnings_do_not_refuse() {
         let lines: Vec<String> = config.warnings.iter().map(|problem| cut_file(&problem.to_string())).collect();
         assert!(lines.len() == 1 && lines[0].starts_with(expected), "{expected}: {lines:?}");
     }
+    let shared = "[[hostname]]\nname='b.example'\ncertificate='b.pem'\norigin='http://10.0.0.5:80'\n";
+    let config = load_text(&hostname_with(shared)).expect("warnings only");
+    let lines: Vec<String> = config.warnings.iter().map(|problem| cut_file(&problem.to_string())).collect();
+    let expected = "1:1: warning: mode = \"tcp\" forwards requests unseen to an HTTP origin that serves b.example too";
+    assert!(lines.len() == 1 && lines[0].starts_with(expected), "{lines:?}");
     let empty = load_text("").expect("warnings only");
     assert!(empty.warnings[0].text.contains("every client will be refused"));
 }
@@ -511,7 +573,7 @@ fn the_sample_is_accepted_and_complete() {
     assert_eq!(config.cache, Cache::default());
     assert_eq!(config.log, Log::default());
     assert_eq!(config.admin.socket, Admin::default().socket);
-    let [acme, globex] = &config.hostnames[..] else { panic!("two hostnames") };
+    let [acme, globex, _mail] = &config.hostnames[..] else { panic!("three hostnames") };
     assert_eq!(acme.rules.len(), 2);
     assert_eq!((acme.client_auth.mode, globex.client_auth.mode), (ClientAuthMode::Require, ClientAuthMode::Request));
     let text = fs::read_to_string(path).expect("the sample");

@@ -8,9 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::report::{Place, Problem};
+use crate::policy::IdentitySets;
 use crate::policy::rules::RuleSpec;
 use crate::registry::{ClientAuthMode, Mode, Name, Origin, TlsVersion};
+use crate::tls::Provider;
 
 /// A configuration without errors.
 #[derive(Clone, Debug)]
@@ -41,6 +45,13 @@ pub struct Server {
     pub cpus: Option<Vec<usize>>,
     /// Where state that survives a restart is kept.
     pub state_dir: PathBuf,
+    /// Peers whose `X-Forwarded-*`, `Forwarded` and `X-Request-Id` are kept.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Where plain HTTP is answered with a redirect to https, and with nothing else. All different, none in `listen`;
+    /// empty: nowhere.
+    pub redirect: Vec<SocketAddr>,
+    /// The port redirects lead to; `None`: that of the first address of `listen`.
+    pub redirect_port: Option<u16>,
 }
 
 /// How many workers there are.
@@ -75,23 +86,6 @@ pub struct Tls {
     pub tickets: bool,
     /// How long after its full handshake a session may be resumed.
     pub ticket_lifetime: Duration,
-}
-
-/// The library that does the cryptography of TLS.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Provider {
-    AwsLcRs,
-    Ring,
-}
-
-impl Provider {
-    /// As it is written in the file.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::AwsLcRs => "aws-lc-rs",
-            Self::Ring => "ring",
-        }
-    }
 }
 
 /// A key-exchange group.
@@ -136,6 +130,18 @@ pub struct Limits {
     pub drain_timeout: Duration,
     /// How long a tunnel may be idle.
     pub tunnel_timeout: Duration,
+    /// From the first byte of a request head to its last.
+    pub header_timeout: Duration,
+    /// How long a connection may wait for its next request.
+    pub idle_timeout: Duration,
+    /// The largest head of a request or response, bytes.
+    pub header_bytes: usize,
+    /// The most fields of such a head.
+    pub headers: usize,
+    /// The largest body of a request, bytes; `None`: any.
+    pub body_bytes: Option<u64>,
+    /// The slowest a peer may send or take a body, bytes a second; `None`: as slow as it likes.
+    pub min_body_rate: Option<u64>,
 }
 
 /// `[cache]`
@@ -151,6 +157,17 @@ pub struct Cache {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Log {
     pub level: LogLevel,
+    pub access: Access,
+}
+
+/// Where the access log goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Access {
+    Off,
+    /// Standard output.
+    Stdout,
+    /// Appended to this file.
+    File(PathBuf),
 }
 
 /// The least severe event that is logged.
@@ -180,6 +197,7 @@ pub struct Hostname {
     pub cipher_suites: Vec<String>,
     /// In order of preference; empty: none is negotiated.
     pub alpn: Vec<Vec<u8>>,
+    pub keep_unusual_headers: bool,
     pub client_auth: ClientAuthFiles,
     /// In the order in which they are tried.
     pub rules: Vec<Rule>,
@@ -194,6 +212,8 @@ pub struct CertificateFiles {
     pub certificate: PathBuf,
     /// PEM; may be the same file as the certificate, and is when the file says nothing.
     pub private_key: PathBuf,
+    /// Where the key is named; where the certificate is, if it is not named itself.
+    pub key_place: Place,
 }
 
 /// `[hostname.client_auth]`
@@ -206,6 +226,8 @@ pub struct ClientAuthFiles {
     pub allow_expired_ca: bool,
     /// CA names are sent in CertificateRequest.
     pub send_ca_names: bool,
+    /// What the origin is told about the client over HTTP.
+    pub headers: IdentitySets,
 }
 
 /// `[[hostname.rule]]`

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | file missing, PEM broken, key does not belong to certificate, CA that is no CA, rule that does not compile | fails | refuse |
 //! | certificate (or one of its chain) expired, not yet valid; does not cover the hostname; no CA of the set is valid today | fails | say so, and serve |
-//! | certificate ends within 14 days; chain out of order; one CA of several outside its dates; private key in a CA file | says so | say so, and serve |
+//! | certificate ends within 14 days; chain out of order; one CA of several outside its dates; private key in a CA file, or readable by everybody | says so | say so, and serve |
 //!
 //! The second row comes back in [`Assembled::warnings`] with [`Severity::Error`], the third with [`Severity::Warning`].
 //!
@@ -27,7 +27,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustls::crypto::CryptoProvider;
 
 use self::pem::{CaFile, CertificateFile};
-use crate::config::{self, Config, Hostname, Place, Problem, Provider, Report, Severity};
+use crate::config::{self, Config, Hostname, Place, Problem, Report, Severity};
 use crate::policy::Rules;
 use crate::registry::{
     Ca, CaSet, ClientAuth, ClientAuthMode, HostnameRecord, Name, RecordId, ServerCertificate, Snapshot,
@@ -62,13 +62,6 @@ fn now_unix_s() -> i64 {
     i64::try_from(now).unwrap_or(i64::MAX)
 }
 
-fn crypto_provider(config: &Config) -> CryptoProvider {
-    match config.tls.provider {
-        Provider::AwsLcRs => rustls::crypto::aws_lc_rs::default_provider(),
-        Provider::Ring => rustls::crypto::ring::default_provider(),
-    }
-}
-
 /// Like [`assemble`], with the time passed in, seconds since the Unix epoch.
 ///
 /// # Errors
@@ -80,34 +73,56 @@ pub fn assemble_at(
     generation: u64,
     now_unix_s: i64,
 ) -> Result<Assembled, Report> {
-    Assembly::new(crypto_provider(config), previous, now_unix_s).assemble(config, generation)
+    Assembly::new(config.tls.provider.full(), previous, now_unix_s).assemble(config, generation)
 }
 
-/// Like [`assemble`], for a process that takes over from another: records of these names keep the identity they had there,
-/// as they keep it over a reload.
+/// Reads a configuration and opens every file it names: what `run` starts with and `check --full` reports. Records of the
+/// names in `ids` keep the identity they had in the process that this one takes over from, as they keep it over a reload.
 ///
 /// # Errors
 ///
-/// As [`assemble`].
-pub fn assemble_after(config: &Config, ids: &HashMap<String, RecordId>, generation: u64) -> Result<Assembled, Report> {
-    let mut assembly = Assembly::new(crypto_provider(config), None, now_unix_s());
-    assembly.ids = Some(ids);
-    assembly.assemble(config, generation)
+/// All that is wrong, of the configuration and of the files, warnings included. Where keys are at fault the files are opened
+/// all the same, so that one run tells everything.
+pub fn load(
+    path: &Path,
+    ids: Option<&HashMap<String, RecordId>>,
+    generation: u64,
+) -> Result<(Config, Assembled), Report> {
+    let assemble = |config: &Config| {
+        let mut assembly = Assembly::new(config.tls.provider.full(), None, now_unix_s());
+        assembly.ids = ids;
+        assembly.assemble(config, generation)
+    };
+    let (mut config, mut report) = config::read(path);
+    if !report.has_errors() {
+        config.warnings = std::mem::take(&mut report.problems);
+        return match assemble(&config) {
+            Ok(assembled) => Ok((config, assembled)),
+            Err(errors) => Err(Report { problems: config.warnings.into_iter().chain(errors.problems).collect() }),
+        };
+    }
+    for hostname in &mut config.hostnames {
+        // Their faults have been told.
+        hostname.rules.clear();
+        if hostname.client_auth.ca.is_empty() {
+            hostname.client_auth.mode = ClientAuthMode::Off;
+        }
+    }
+    let found = match assemble(&config) {
+        Ok(assembled) => assembled.warnings,
+        Err(errors) => errors.problems,
+    };
+    report.problems.extend(found);
+    report.sort(&config.files);
+    Err(report)
 }
 
-/// `check --full`: reads a configuration, opens every file, and reports all that is found, warnings included. It passed
-/// if the report has no errors.
+/// `check --full`: reports all that is found, warnings included. It passed if the report has no errors.
 pub fn check_full(path: &Path) -> Report {
-    let config = match config::load(path) {
-        Ok(config) => config,
-        Err(report) => return report,
-    };
-    let mut report = Report { problems: config.warnings.clone() };
-    match assemble(&config, None, 0) {
-        Ok(assembled) => report.problems.extend(assembled.warnings),
-        Err(errors) => report.problems.extend(errors.problems),
+    match load(path, None, 0) {
+        Ok((config, assembled)) => Report { problems: config.warnings.into_iter().chain(assembled.warnings).collect() },
+        Err(report) => report,
     }
-    report
 }
 
 /// What hostnames share while a snapshot is made.
@@ -121,6 +136,8 @@ struct Assembly<'a> {
     ca_files: HashMap<PathBuf, Option<Arc<CaFile>>>,
     /// CA sets whose dates have been told.
     dated: HashSet<[u8; 32]>,
+    /// Keys that every user can read, and that this has been told of.
+    readable_keys: HashSet<PathBuf>,
     now_unix_s: i64,
     findings: Report,
     /// Whether one of the findings makes a record unusable.
@@ -140,6 +157,7 @@ impl<'a> Assembly<'a> {
             ca_sets,
             ca_files: HashMap::new(),
             dated: HashSet::new(),
+            readable_keys: HashSet::new(),
             now_unix_s,
             findings: Report::default(),
             failed: false,
@@ -192,6 +210,7 @@ impl<'a> Assembly<'a> {
                 min_version: hostname.min_version,
                 cipher_suites: hostname.cipher_suites.clone(),
                 alpn: hostname.alpn.clone(),
+                keep_unusual_headers: hostname.keep_unusual_headers,
                 digest: [0; 32],
             };
             let digest = digest::of_record(&record, hostname.rules.iter().map(|rule| &rule.spec));
@@ -224,12 +243,20 @@ impl<'a> Assembly<'a> {
         for files in &hostname.certificates {
             match pem::read_certificate(&files.certificate, &files.private_key, &self.provider) {
                 Ok(file) => {
+                    if file.key_is_world_readable && self.readable_keys.insert(files.private_key.clone()) {
+                        let text = format!(
+                            "{name}: private_key {} can be read by every user of this machine; chmod 600, or 640 for a group",
+                            files.private_key.display()
+                        );
+                        self.find(&files.key_place, Severity::Warning, text);
+                    }
                     self.check_certificate(hostname, &files.place, &files.certificate, &file);
                     certificates.push(file.certificate);
                 }
-                Err(reasons) => {
-                    for reason in reasons {
-                        self.fail(&files.place, format!("{name}: {reason}"));
+                Err(faults) => {
+                    for fault in faults {
+                        let place = if fault.of_key { &files.key_place } else { &files.place };
+                        self.fail(place, format!("{name}: {}", fault.text));
                     }
                 }
             }
@@ -275,6 +302,7 @@ impl<'a> Assembly<'a> {
             ca_set,
             allow_expired_ca: auth.allow_expired_ca,
             send_ca_names: auth.send_ca_names,
+            headers: auth.headers,
         })
     }
 

@@ -6,6 +6,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `assemble` | from a configuration to a snapshot: certificates, keys, CAs |
+//! | `explain` | whether a client would get in, and why |
 //! | `plan` | from a configuration to workers; which keys a reload cannot change |
 //! | `listen` | the listening sockets |
 //! | `start` | from nothing to running workers |
@@ -20,6 +21,7 @@
 
 pub mod admin;
 pub mod assemble;
+pub mod explain;
 pub mod handover;
 pub mod listen;
 mod notify;
@@ -117,14 +119,14 @@ pub fn run(options: Options) -> Result<(), Failure> {
 }
 
 fn run_process(options: Options, mut inherited: Option<Inherited>) -> Result<(), Failure> {
-    let config = crate::config::load(&options.config)?;
     let state = inherited.as_mut().and_then(|inherited| inherited.state.take());
-    let assembled = match &state {
-        Some(state) => assemble::assemble_after(&config, &state.ids, state.generation + 1)?,
-        None => assemble::assemble(&config, None, start::FIRST_GENERATION)?,
+    // Faults are told as `check --full` tells them.
+    let (config, assembled) = match &state {
+        Some(state) => assemble::load(&options.config, Some(&state.ids), state.generation + 1)?,
+        None => assemble::load(&options.config, None, start::FIRST_GENERATION)?,
     };
     let features = crate::ring::probe().map_err(|unavailable| Failure::System(unavailable.to_string()))?;
-    crate::sys::ignore_sigpipe();
+    crate::sys::ignore_write_signals();
     abort_on_panic();
 
     let log = Log::start(plan::log_level(config.log.level)).map_err(|error| system("cannot start a thread", &error))?;

@@ -1,9 +1,10 @@
 //! From a configuration to workers: how many, where, with which settings; and what a reload cannot change. Pure.
 
 use crate::config::{self, Config, Workers};
+use crate::proxy::http1::HeadLimits;
 use crate::telemetry::log::Level;
-use crate::tls;
-use crate::worker::WorkerConfig;
+use crate::telemetry::log::access::Target;
+use crate::worker::{HttpLimits, WorkerConfig};
 
 /// One configuration a worker.
 ///
@@ -26,7 +27,7 @@ pub fn workers(config: &Config, allowed_cpus: &[usize], open_files: Option<u64>)
         Workers::Count(count) => count,
     };
     let pinned = count <= cpus.len();
-    let within = connections_within(open_files, count, config.server.listen.len());
+    let within = connections_within(open_files, count, config.server.listen.len() + config.server.redirect.len());
     let connections_max = config.limits.connections_per_worker.min(within);
     let plan = |index| worker(config, index, cpus.get(index).copied().filter(|_| pinned), connections_max);
     Ok((0..count).map(plan).collect())
@@ -53,7 +54,7 @@ fn worker(config: &Config, index: usize, cpu: Option<usize>, connections_max: us
     WorkerConfig {
         index,
         cpu,
-        provider: provider(tls.provider),
+        provider: tls.provider,
         groups: tls.groups.iter().map(|group| group.name().to_owned()).collect(),
         // The configuration has applied `tls.cipher_suites` to every record, so that a reload may change it.
         cipher_suites: Vec::new(),
@@ -64,15 +65,18 @@ fn worker(config: &Config, index: usize, cpu: Option<usize>, connections_max: us
         handshake_timeout: limits.handshake_timeout,
         tunnel_timeout: limits.tunnel_timeout,
         drain_timeout: limits.drain_timeout,
+        trusted_proxies: config.server.trusted_proxies.clone(),
+        http: HttpLimits {
+            header_timeout: limits.header_timeout,
+            idle_timeout: limits.idle_timeout,
+            head: HeadLimits { bytes_max: limits.header_bytes, fields_max: limits.headers },
+            body_bytes_max: limits.body_bytes,
+            min_body_rate: limits.min_body_rate,
+        },
         tenants_bytes_max: usize::try_from(cache.tenants_per_worker).unwrap_or(usize::MAX),
         misses_max: cache.misses_per_worker,
-    }
-}
-
-fn provider(provider: config::Provider) -> tls::Provider {
-    match provider {
-        config::Provider::AwsLcRs => tls::Provider::AwsLcRs,
-        config::Provider::Ring => tls::Provider::Ring,
+        // What is still unknown here is the port of the first listener, once it is open.
+        https_port: config.server.redirect_port,
     }
 }
 
@@ -86,6 +90,15 @@ pub fn log_level(level: config::LogLevel) -> Level {
     }
 }
 
+/// Where the access log goes.
+pub fn access_target(access: &config::Access) -> Target {
+    match access {
+        config::Access::Off => Target::Off,
+        config::Access::Stdout => Target::Stdout,
+        config::Access::File(path) => Target::File(path.clone()),
+    }
+}
+
 /// The keys that differ and are fixed for the life of the process: a reload that changes one is refused whole, because
 /// a configuration that is half in force is worse than the old one (DECISIONS 32).
 pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
@@ -94,7 +107,10 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("server.listen", old.server.listen != new.server.listen),
         ("server.workers", old.server.workers != new.server.workers),
         ("server.cpus", old.server.cpus != new.server.cpus),
+        ("server.redirect", old.server.redirect != new.server.redirect),
+        ("server.redirect_port", old.server.redirect_port != new.server.redirect_port),
         ("server.state_dir", old.server.state_dir != new.server.state_dir),
+        ("server.trusted_proxies", old.server.trusted_proxies != new.server.trusted_proxies),
         ("admin.socket", old.admin.socket != new.admin.socket),
         ("admin.listen", old.admin.listen != new.admin.listen),
         ("tls.provider", tls.provider != new.tls.provider),
@@ -107,6 +123,12 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("limits.handshake_timeout", limits.handshake_timeout != new.limits.handshake_timeout),
         ("limits.tunnel_timeout", limits.tunnel_timeout != new.limits.tunnel_timeout),
         ("limits.drain_timeout", limits.drain_timeout != new.limits.drain_timeout),
+        ("limits.header_timeout", limits.header_timeout != new.limits.header_timeout),
+        ("limits.idle_timeout", limits.idle_timeout != new.limits.idle_timeout),
+        ("limits.header_bytes", limits.header_bytes != new.limits.header_bytes),
+        ("limits.headers", limits.headers != new.limits.headers),
+        ("limits.body_bytes", limits.body_bytes != new.limits.body_bytes),
+        ("limits.min_body_rate", limits.min_body_rate != new.limits.min_body_rate),
         ("cache.tenants_per_worker", cache.tenants_per_worker != new.cache.tenants_per_worker),
         ("cache.misses_per_worker", cache.misses_per_worker != new.cache.misses_per_worker),
     ];
@@ -116,8 +138,9 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::config::{Admin, Cache, Group, Limits, Log, LogLevel, Provider, Server, Tls};
+    use crate::config::{Access, Admin, Cache, Group, Limits, Log, LogLevel, Server, Tls};
     use crate::registry::TlsVersion;
+    use crate::tls::Provider;
     use std::time::Duration;
 
     /// A configuration with nothing to serve, for the tests of this room.
@@ -130,6 +153,9 @@ pub(super) mod tests {
                 workers: Workers::Auto,
                 cpus: None,
                 state_dir: "state".into(),
+                trusted_proxies: vec![],
+                redirect: vec![],
+                redirect_port: None,
             },
             admin: Admin { socket: "admin.sock".into(), listen: None },
             tls: Tls {
@@ -146,9 +172,15 @@ pub(super) mod tests {
                 handshake_timeout: second,
                 drain_timeout: second,
                 tunnel_timeout: second,
+                header_timeout: second,
+                idle_timeout: second,
+                header_bytes: 1,
+                headers: 1,
+                body_bytes: None,
+                min_body_rate: None,
             },
             cache: Cache { tenants_per_worker: 1, misses_per_worker: 1 },
-            log: Log { level: LogLevel::Info },
+            log: Log { level: LogLevel::Info, access: Access::Off },
             origins: vec![],
             hostnames: vec![],
             warnings: vec![],
@@ -179,6 +211,7 @@ pub(super) mod tests {
         let old = config();
         let mut new = config();
         new.log.level = LogLevel::Debug;
+        new.log.access = Access::Stdout;
         new.tls.cipher_suites = vec!["TLS13_AES_128_GCM_SHA256".into()];
         assert!(needs_restart(&old, &new).is_empty());
         new.server.listen.push("127.0.0.1:1".parse().unwrap());

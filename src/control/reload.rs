@@ -12,6 +12,7 @@ use super::assemble::{self, Assembled};
 use super::{plan, resolve};
 use crate::config::Config;
 use crate::registry::{Snapshot, origins};
+use crate::telemetry::log::access::{Sink, Target};
 
 /// How long a reload waits for the names of new origins. Those not answered by then come with the next refresh.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(2);
@@ -47,6 +48,8 @@ pub struct Reload {
 pub struct Loaded {
     pub config: Config,
     pub assembled: Assembled,
+    /// Where the access log goes from now on, if that changed.
+    pub access: Option<Sink>,
     /// The names that were looked up: those nothing was known of.
     pub asked: BTreeSet<String>,
     pub answers: Vec<resolve::Answer>,
@@ -69,15 +72,19 @@ pub async fn load(
     if let Err(error) = thread {
         return Err(vec![format!("cannot start a thread to read the configuration: {error}")]);
     }
-    let (config, assembled) =
+    let (config, assembled, access) =
         receiver.await.unwrap_or_else(|_| Err(vec!["reading the configuration ended early".to_owned()]))?;
     let names = origins::names_to_resolve(&assembled.snapshot);
     let asked: BTreeSet<String> = names.difference(&known).cloned().collect();
     let answers = resolve::look_up(asked.clone(), RESOLVE_LIMIT).await;
-    Ok(Loaded { config, assembled, asked, answers })
+    Ok(Loaded { config, assembled, access, asked, answers })
 }
 
-fn read(path: &Path, current: Option<&Config>, previous: &Snapshot) -> Result<(Config, Assembled), Vec<String>> {
+fn read(
+    path: &Path,
+    current: Option<&Config>,
+    previous: &Snapshot,
+) -> Result<(Config, Assembled, Option<Sink>), Vec<String>> {
     let lines = |report: crate::config::Report| report.problems.iter().map(ToString::to_string).collect::<Vec<_>>();
     let config = crate::config::load(path).map_err(lines)?;
     let fixed = current.map(|current| plan::needs_restart(current, &config)).unwrap_or_default();
@@ -91,5 +98,28 @@ fn read(path: &Path, current: Option<&Config>, previous: &Snapshot) -> Result<(C
         return Err(fixed.into_iter().map(problem).collect());
     }
     let assembled = assemble::assemble(&config, Some(previous), previous.generation + 1).map_err(lines)?;
-    Ok((config, assembled))
+    // Opened here, where a path that cannot be used still changes nothing. Without a current configuration this process
+    // ends soon, and writes where it wrote.
+    let access = match current {
+        Some(current) if current.log.access != config.log.access => {
+            Some(open_access_log(&config).map_err(|problem| vec![format!("{}: {problem}", path.display())])?)
+        }
+        _ => None,
+    };
+    Ok((config, assembled, access))
+}
+
+/// Opens where the access log goes.
+///
+/// # Errors
+/// Says what could not be opened, and what to do.
+pub fn open_access_log(config: &Config) -> Result<Sink, String> {
+    let target = plan::access_target(&config.log.access);
+    Sink::open(&target).map_err(|error| match &target {
+        Target::File(path) => format!(
+            "log.access: cannot open {}: {error}; give this user write access to its directory, or change the key",
+            path.display()
+        ),
+        _ => format!("log.access: cannot use standard output: {error}"),
+    })
 }

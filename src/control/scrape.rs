@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, bounded};
 use serde_json::{Value, json};
 
+use crate::policy::Refusal;
 use crate::telemetry::metrics::{ControlMetrics, Sources, render};
 use crate::telemetry::{Counter, Gauge, Histograms, Shard};
 use crate::worker::{Command, Worker};
@@ -125,10 +126,24 @@ pub fn workers_status(shards: &[Arc<Shard>], busy: &Busy) -> Value {
             "connections_open": shard.gauge(Gauge::Connections),
             "handshakes_open": shard.gauge(Gauge::Handshakes),
             "connections_total": shard.get(Counter::Connections),
-            "busy_ratio": busy,
+            // Two digits: a share of a second that was measured in microseconds has no more to say.
+            "busy_ratio": (busy * 100.0).round() / 100.0,
         })
     };
     shards.iter().zip(busy.ratios(shards.len())).enumerate().map(status).collect()
+}
+
+/// Most reasons of refusals that a status shows; `/metrics` has all of them.
+const TOP_REFUSALS: usize = 5;
+
+/// The part of `/status` that tells why clients were refused since the start: the most frequent reasons, those first.
+pub fn refusals_status(shards: &[Arc<Shard>]) -> Value {
+    let count = |reason| shards.iter().map(|shard| shard.get(Counter::HandshakeRefused(reason))).sum::<u64>();
+    let mut counts: Vec<(u64, Refusal)> = Refusal::ALL.map(|reason| (count(reason), reason)).into();
+    counts.retain(|(count, _)| *count > 0);
+    counts.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+    let top = counts.iter().take(TOP_REFUSALS);
+    top.map(|(count, reason)| json!({ "reason": reason.label(), "clients": count })).collect()
 }
 
 /// Client connections open now, on all workers.
@@ -152,5 +167,21 @@ mod tests {
             shards[1].add(Counter::BusyMicros, 2_000_000);
         }
         assert_eq!(busy.ratios(2), [0.25, 1.0]);
+        shards[0].add(Counter::BusyMicros, 123_456);
+        busy.sample(start + Duration::from_secs(20), &shards);
+        assert_eq!(workers_status(&shards, &busy)[0]["busy_ratio"], 0.28);
+    }
+
+    #[test]
+    fn a_status_shows_the_most_frequent_refusals_first() {
+        let shards = [Arc::new(Shard::default()), Arc::new(Shard::default())];
+        for (index, reason) in Refusal::ALL.into_iter().enumerate() {
+            shards[index % 2].add(Counter::HandshakeRefused(reason), index as u64);
+        }
+        shards[0].add(Counter::HandshakeRefused(Refusal::UnknownCa), 100);
+        let shown = refusals_status(&shards);
+        assert_eq!(shown.as_array().map(Vec::len), Some(TOP_REFUSALS));
+        assert_eq!(shown[0], json!({ "reason": "unknown_ca", "clients": 103 }));
+        assert_eq!(refusals_status(&[Arc::new(Shard::default())]), json!([]));
     }
 }

@@ -13,12 +13,12 @@ use tokio::sync::mpsc;
 use super::admin::{Ask, OwnSocket, ReloadResult, Reloaded};
 use super::handover::{self, Handover};
 use super::reload::{self, Loaded, Reload, Stage, Waiting};
-use super::scrape::{Busy, LastHistograms, Scrape, connections_open, workers_status};
+use super::scrape::{Busy, LastHistograms, Scrape, connections_open, refusals_status, workers_status};
 use super::{Failure, notify, plan, resolve};
 use crate::config::Config;
 use crate::registry::Snapshot;
 use crate::registry::origins;
-use crate::telemetry::log::{Handle, Level, Value as Field};
+use crate::telemetry::log::{Handle, Level, Value as Field, access};
 use crate::telemetry::metrics::ControlMetrics;
 use crate::telemetry::{Gauge, Shard};
 use crate::worker::{Command, Event, Published, Worker};
@@ -103,9 +103,12 @@ pub struct Control {
     pub path: PathBuf,
     pub config: Arc<Config>,
     pub log: Handle,
+    pub access: access::Log,
     pub workers: Vec<Worker>,
     pub shards: Vec<Arc<Shard>>,
     pub listen: Vec<SocketAddr>,
+    /// Where plain HTTP is redirected.
+    pub redirect: Vec<SocketAddr>,
     pub admin: Option<SocketAddr>,
     pub own_socket: OwnSocket,
     pub handover: Handover,
@@ -144,10 +147,7 @@ impl Control {
                 Some(()) = signals.terminate.recv() => self.drain("SIGTERM"),
                 Some(()) = signals.interrupt.recv() => self.drain("SIGINT"),
                 Some(()) = signals.hangup.recv() => { self.reload(None); Flow::On }
-                Some(()) = signals.user1.recv() => {
-                    self.event(Level::Info, "logs_reopened", vec![("files", 0.into())]);
-                    Flow::On
-                }
+                Some(()) = signals.user1.recv() => { self.access.reopen(); Flow::On }
                 Some(()) = signals.user2.recv() => { self.hand_over(); Flow::On }
                 Some(event) = self.inbox.events.recv() => self.worker_event(event)?,
                 Some(ask) = self.inbox.asks.recv() => self.answer(ask),
@@ -200,7 +200,11 @@ impl Control {
         // Whoever asked may be gone; then nobody misses the answer.
         match ask {
             Ask::Metrics(reply) => {
-                let metrics = ControlMetrics { log_dropped: self.log.dropped(), ..self.metrics.clone() };
+                let metrics = ControlMetrics {
+                    log_dropped: self.log.dropped(),
+                    access_log: self.access.counts(),
+                    ..self.metrics.clone()
+                };
                 let scrape = Scrape::begin(&self.workers, &self.shards, &self.busy, metrics, &self.histograms);
                 tokio::spawn(async move { drop(reply.send(scrape.finish().await)) });
             }
@@ -316,12 +320,15 @@ impl Control {
 
     /// A good configuration was read: from here on it is in force.
     fn loaded(&mut self, loaded: Loaded) {
-        let Loaded { config, assembled, asked, answers } = loaded;
+        let Loaded { config, assembled, access, asked, answers } = loaded;
         let generation = assembled.snapshot.generation;
         let wanted = origins::names_to_resolve(&assembled.snapshot);
         self.learn(&wanted, asked, answers);
         let warnings = config.warnings.iter().chain(&assembled.warnings).map(ToString::to_string).collect();
         self.log.set_level(plan::log_level(config.log.level));
+        if let Some(sink) = access {
+            self.access.set(sink);
+        }
         self.config = Arc::new(config);
         self.reload.stage = Stage::Applying {
             generation,
@@ -476,7 +483,8 @@ impl Control {
     /// Ends the workers and, with them, what is left of their connections.
     async fn stop(self) -> Result<Ended, Failure> {
         let cut = self.connections_cut();
-        let Self { workers, own_socket, .. } = self;
+        // Kept until the workers have ended: their last lines are written when it is dropped.
+        let Self { workers, own_socket, access: _access, .. } = self;
         for worker in &workers {
             worker.send(Command::Stop);
         }
@@ -525,10 +533,12 @@ impl Control {
             "provider": self.config.tls.provider.name(),
             "predecessor": self.handover.predecessor_pid(),
             "listen": self.listen,
+            "redirect": self.redirect,
             "admin": self.admin,
             "generation": self.published.snapshot.generation,
             "hostnames": self.published.snapshot.len(),
             "connections_open": connections_open(&self.shards),
+            "refused": refusals_status(&self.shards),
             "workers": workers_status(&self.shards, &self.busy),
             "origins_unresolved": self.names.failing,
             "last_reload": last_reload,

@@ -16,18 +16,20 @@ use tokio::sync::mpsc;
 use super::admin::{self, Ask, Listener, OwnSocket};
 use super::assemble::Assembled;
 use super::handover::{AdminAddress, AdminSocket, AdminTasks, Handover, Inherited, Sockets};
-use super::reload::Reload;
+use super::listen::Group;
+use super::reload::{self, Reload};
 use super::resolve::{self, Names};
 use super::scrape::Busy;
 use super::serve::{Control, Inbox, Phase, Signals};
 use super::{Failure, Options, Ready, listen, plan, system};
 use crate::config::Config;
 use crate::registry::{Snapshot, origins};
+use crate::telemetry::log::access::{self, Sink};
 use crate::telemetry::log::{Handle, Level};
 use crate::telemetry::metrics::ControlMetrics;
 use crate::telemetry::{Histograms, Shard};
 use crate::tls::ticket::Keyring;
-use crate::worker::{Command, Event, Published, Worker, WorkerConfig};
+use crate::worker::{Command, Event, Listeners, Logs, Published, Worker, WorkerConfig};
 
 /// The generation of the first snapshot.
 pub const FIRST_GENERATION: u64 = 1;
@@ -44,6 +46,7 @@ const ASKS: usize = 64;
 
 /// What was opened before anything runs: what may fail because of the system fails here.
 struct Opened {
+    access: Sink,
     plans: Vec<WorkerConfig>,
     sockets: Sockets,
     /// What the predecessor keeps, for it to end.
@@ -99,8 +102,11 @@ pub async fn start(
     if predecessor.is_none() {
         admin = serve_admin(&opened.sockets, &opened.asks_sender)?;
     }
+    let identify = |der: &[u8]| crate::tls::identity::parse(der).ok();
+    let access = access::Log::start(opened.access, log.clone(), identify)
+        .map_err(|error| system("cannot start a thread", &error))?;
     let workers = opened.plans.len();
-    let bring_up = bring_up(std::mem::take(&mut opened.plans), assembled.snapshot, keyring, &log);
+    let bring_up = bring_up(std::mem::take(&mut opened.plans), assembled.snapshot, keyring, &log, &access);
     let running = tokio::select! {
         running = bring_up => running?,
         never = answer_while_starting(&mut opened.asks) => match never {},
@@ -114,12 +120,15 @@ pub async fn start(
     for failed in listen::begin(&mut opened.sockets.groups) {
         log.event(Level::Error, "listener_lost", vec![("why", failed.to_string().into())]);
     }
-    let shares = listen::share(&opened.sockets.groups, workers);
+    // As they were opened: those of `server.listen`, then those of `server.redirect`.
+    let (tls, redirect) = opened.sockets.groups.split_at(config.server.listen.len());
+    let shares = listen::share(tls, workers).and_then(|tls| Ok((tls, listen::share(redirect, workers)?)));
     let shares = shares.map_err(|error| system("cannot hand the listeners to the workers", &error))?;
-    for (worker, share) in running.workers.iter().zip(shares) {
-        worker.send(Command::Accept(share));
+    for ((worker, tls), redirect) in running.workers.iter().zip(shares.0).zip(shares.1) {
+        worker.send(Command::Accept(Listeners { tls, redirect }));
     }
-    let listen: Vec<SocketAddr> = opened.sockets.groups.iter().map(|group| group.bound).collect();
+    let bound = |groups: &[Group]| groups.iter().map(|group| group.bound).collect::<Vec<SocketAddr>>();
+    let (listen, redirect) = (bound(tls), bound(redirect));
     let admin_address = opened.sockets.admin.as_ref().map(|admin| admin.bound);
     let snapshot = &running.published.snapshot;
     log.event(
@@ -128,6 +137,7 @@ pub async fn start(
         vec![
             ("pid", std::process::id().into()),
             ("listen", listen.iter().map(ToString::to_string).collect()),
+            ("redirect", redirect.iter().map(ToString::to_string).collect()),
             ("admin", admin_address.map(|address| address.to_string()).into()),
             ("workers", running.workers.len().into()),
             ("cpus", cpus),
@@ -161,9 +171,11 @@ pub async fn start(
         histograms: Arc::new(Mutex::new(vec![Histograms::default(); running.workers.len()])),
         config: Arc::new(config),
         log,
+        access,
         workers: running.workers,
         shards: running.shards,
         listen,
+        redirect,
         admin: admin_address,
         handover,
         own_socket: opened.own_socket,
@@ -186,14 +198,19 @@ pub async fn start(
 fn open(config: &Config, inherited: Sockets) -> Result<Opened, Failure> {
     let allowed = crate::sys::allowed_cpus().map_err(|error| system("cannot read the CPU affinity", &error))?;
     let open_files = crate::sys::raise_open_files().ok().flatten();
-    let plans = plan::workers(config, &allowed, open_files).map_err(Failure::System)?;
+    let mut plans = plan::workers(config, &allowed, open_files).map_err(Failure::System)?;
+    let access = reload::open_access_log(config).map_err(Failure::System)?;
     let state_dir = &config.server.state_dir;
     DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(|error| {
         system(&format!("cannot make server.state_dir {}; create it, or change the key", state_dir.display()), &error)
     })?;
     let Sockets { groups: mut left, admin, socket } = inherited;
-    let groups = listen::open(&config.server.listen, plans.len(), &mut left);
+    let addresses = [config.server.listen.as_slice(), &config.server.redirect].concat();
+    let groups = listen::open(&addresses, plans.len(), &mut left);
     let groups = groups.map_err(|error| Failure::System(error.to_string()))?;
+    for plan in &mut plans {
+        plan.https_port = plan.https_port.or(groups.first().map(|group| group.bound.port()));
+    }
     let signals = signals().map_err(|error| system("cannot handle signals", &error))?;
     let (asks_sender, asks) = mpsc::channel(ASKS);
     let (socket, own_socket, admin_socket) = open_socket(config, socket)?;
@@ -201,7 +218,7 @@ fn open(config: &Config, inherited: Sockets) -> Result<Opened, Failure> {
     // What is left is closed here: a socket that nobody accepts from must not be held.
     let refused = Refused { groups: left.into_iter().map(|group| group.bound).collect(), admin_address, admin_socket };
     let sockets = Sockets { groups, admin, socket: Some(socket) };
-    Ok(Opened { plans, sockets, refused, own_socket, signals, asks_sender, asks })
+    Ok(Opened { access, plans, sockets, refused, own_socket, signals, asks_sender, asks })
 }
 
 /// The listener of `admin.socket`, and whether one was inherited and is not used.
@@ -294,6 +311,7 @@ async fn bring_up(
     snapshot: Arc<Snapshot>,
     keyring: Option<Keyring>,
     log: &Handle,
+    access: &access::Log,
 ) -> Result<Running, Failure> {
     let wanted = origins::names_to_resolve(&snapshot);
     let answers = resolve::look_up(wanted.clone(), RESOLVE_LIMIT).await;
@@ -315,7 +333,8 @@ async fn bring_up(
     for plan in plans {
         let shard = Arc::new(Shard::default());
         shards.push(Arc::clone(&shard));
-        let worker = Worker::spawn(plan, Arc::clone(&published), shard, log.clone(), events_sender.clone());
+        let logs = Logs { events: log.clone(), access: access.writer() };
+        let worker = Worker::spawn(plan, Arc::clone(&published), shard, logs, events_sender.clone());
         workers.push(worker.map_err(|error| system("cannot start a worker", &error))?);
     }
     all_started(&mut events, workers.len()).await?;

@@ -7,12 +7,14 @@
 
 mod allow;
 pub mod identity;
+mod identity_sets;
 mod pattern;
 pub mod refusal;
 pub mod rules;
 pub mod verdict;
 
 pub use identity::Identity;
+pub use identity_sets::IdentitySets;
 pub use refusal::Refusal;
 pub use rules::{AllowSpec, Decision, Facts, RuleError, RuleSpec, Rules, VerifySelector};
 pub use verdict::Verdict;

@@ -205,6 +205,38 @@ impl Rules {
         Decision::NoneChosen
     }
 
+    /// Why the rules do not let the client pass, in the words of the configuration file, rules counted from 1; `None` if
+    /// they do.
+    pub fn explain(&self, facts: &Facts<'_>) -> Option<String> {
+        let verify = facts.verdict;
+        Some(match self.decide(facts) {
+            Decision::NoRules | Decision::Allowed { .. } => return None,
+            Decision::Denied { rule_index } => format!("{} says deny = true", self.introduce(rule_index)),
+            Decision::NotAllowed { rule_index, selector } => {
+                let unverified = match verify {
+                    Verdict::Success => String::new(),
+                    _ => format!(": only a verified certificate fulfils it, and verify is {verify}"),
+                };
+                format!("{} has allow.{selector}, which does not hold{unverified}", self.introduce(rule_index))
+            }
+            Decision::Undecidable { rule_index } => {
+                format!("rule {} looks at something that is not known of this client", rule_index + 1)
+            }
+            Decision::NoneChosen => format!("no rule is for this client (verify is {verify})"),
+        })
+    }
+
+    /// A rule by its number and the selectors that chose it.
+    fn introduce(&self, rule_index: usize) -> String {
+        let selectors = self.rules.get(rule_index).map(Rule::selectors).unwrap_or_default();
+        let number = rule_index + 1;
+        if selectors.is_empty() {
+            format!("rule {number}")
+        } else {
+            format!("rule {number} ({})", selectors.join(", "))
+        }
+    }
+
     /// Whether the hostname has no rules.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
@@ -259,7 +291,7 @@ impl Rule {
         }
         if !allow.is_empty() && matches!(spec.verify, Some(VerifySelector::None | VerifySelector::Failed)) {
             return Err("`allow` holds for verified certificates only, and `verify` chooses clients without one; \
-                        write `deny = true`, or leave `allow` out"
+                        write `allow = {}` to let them in, or `deny = true`"
                 .into());
         }
         Ok(Self {
@@ -274,6 +306,19 @@ impl Rule {
 
     fn chooses_everything(&self) -> bool {
         self.path.is_none() && self.method.is_empty() && self.source.is_empty() && self.verify.is_none()
+    }
+
+    /// The selectors outside `allow`, by name.
+    fn selectors(&self) -> Vec<&'static str> {
+        let verify = self.verify.map(|selector| match selector {
+            VerifySelector::Success => "verify = \"SUCCESS\"",
+            VerifySelector::None => "verify = \"NONE\"",
+            VerifySelector::Failed => "verify = \"FAILED\"",
+        });
+        let path = self.path.as_ref().map(|_| "path");
+        let method = (!self.method.is_empty()).then_some("method");
+        let source = (!self.source.is_empty()).then_some("source");
+        [path, method, source, verify].into_iter().flatten().collect()
     }
 
     /// Whether the selectors outside `allow` all match; `None` if that hangs on a fact that is not known.
@@ -308,7 +353,7 @@ impl Rule {
 }
 
 /// A token character (RFC 9110 section 5.6.2).
-fn is_token(byte: u8) -> bool {
+pub(crate) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 

@@ -5,6 +5,10 @@
 
 use std::cell::RefCell;
 
+/// How much one pass collects for one send: about one large receive, so that a send makes one packet for segmentation
+/// offload (see [`crate::ring::RingConfig`]). More only delays the other connections of the core.
+pub const GATHER_BYTES: usize = 60 * 1024;
+
 /// Most buffers kept. More are in use at once only when that many sends wait for slow peers.
 const SPARE_MAX: usize = 64;
 

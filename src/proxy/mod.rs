@@ -2,6 +2,9 @@
 #![forbid(unsafe_code)]
 
 pub mod buffers;
+pub mod headers;
+pub mod http1;
 pub mod origin;
 pub mod proxy_protocol;
+pub mod redirect;
 pub mod tunnel;

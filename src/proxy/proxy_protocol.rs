@@ -3,6 +3,10 @@
 //! For the tunnel, which writes the header before the first byte of a connection. By the specification "The PROXY
 //! protocol, Versions 1 & 2" of HAProxy (doc/proxy-protocol.txt), section 2.2; section numbers below are its.
 //!
+//! Of the certificate's names only the common name is sent. The specification has no TLV for subjectAltName, and its range
+//! for own use (0xE0 to 0xEF) has no agreed meaning: no origin would read it. Who needs SANs in an origin writes rules, or
+//! uses HTTP, where they have a header.
+//!
 //! The header is bounded by [`HEADER_BYTES_MAX`]. A value that is longer than [`VALUE_BYTES_MAX`] is left out, never
 //! cut: half a common name is another client's.
 
@@ -97,6 +101,16 @@ pub struct Ssl<'a> {
     /// The commonName of the client's certificate. Left out unless the certificate was verified: an origin that
     /// overlooks `verify` must not take an unverified name for an identity (I2).
     pub common_name: Option<&'a str>,
+}
+
+/// The common name to send: that of a subject with exactly one, without control characters.
+///
+/// The specification has room for one name and knows no escapes. Of several, one reader would take the first and another
+/// the last; and a line break or NUL is how a name forges a line of the origin's log or becomes a shorter one. Such a name
+/// is left out, as one that is too long: the origin sees a verified certificate without a name it could trust.
+pub fn common_name(mut common_names: Vec<String>) -> Option<String> {
+    let name = common_names.pop()?;
+    (common_names.is_empty() && !name.contains(char::is_control)).then_some(name)
 }
 
 /// Whether and when the client showed a certificate.

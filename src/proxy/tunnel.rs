@@ -15,10 +15,7 @@ use crate::ring::{self, Receive, Socket};
 use crate::telemetry::counters::{Counter, Shard, TunnelEnd};
 use crate::tls::{Connection, Fatal, Outgoing};
 
-use super::buffers::Buffers;
-
-/// How much one turn collects for one send. More than a large receive only delays the other connections of the core.
-const GATHER_BYTES: usize = 64 * 1024;
+use super::buffers::{Buffers, GATHER_BYTES};
 
 /// How long a tunnel may be silent once one side has said goodbye. Peers that keep half a connection open on purpose keep
 /// bytes moving; those that forgot about it should not hold two descriptors for the whole tunnel timeout.
@@ -31,8 +28,19 @@ pub struct Tunnel<'a> {
     pub origin: &'a Socket,
     pub shard: &'a Shard,
     pub buffers: &'a Buffers,
+    /// What this connection has carried; kept by the caller, who may end the tunnel at any moment.
+    pub traffic: &'a Traffic,
     /// Longest silence of both sides.
     pub idle: Duration,
+}
+
+/// Plaintext bytes a connection has carried.
+#[derive(Default, Debug)]
+pub struct Traffic {
+    /// From the client.
+    pub in_bytes: Cell<u64>,
+    /// To the client.
+    pub out_bytes: Cell<u64>,
 }
 
 /// How one direction ended.
@@ -123,6 +131,7 @@ impl Tunnel<'_> {
         loop {
             if !plain.is_empty() {
                 self.shard.add(Counter::BytesIn, plain.len() as u64);
+                self.traffic.in_bytes.set(self.traffic.in_bytes.get() + plain.len() as u64);
                 let filled = plain.len();
                 let (result, buffer) = self.origin.send_prefix(plain, filled).await;
                 self.buffers.keep_plain(buffer);
@@ -222,6 +231,7 @@ impl Tunnel<'_> {
                 *out = Outgoing::with_memory(self.buffers.records());
             }
             self.shard.add(Counter::BytesOut, bytes.len() as u64);
+            self.traffic.out_bytes.set(self.traffic.out_bytes.get() + bytes.len() as u64);
             self.tls.borrow_mut().send(bytes, &mut out)
         };
         let mut received = self.origin.poll_receive(cx, take);

@@ -46,6 +46,8 @@ pub enum NameError {
     Character,
     /// A `*` anywhere but as the whole first label.
     Wildcard,
+    /// A port behind the name.
+    Port,
     /// An IP address, or a name whose last label is a number and would be read as one.
     IpAddress,
     /// A label beyond ASCII, or an A-label, that IDNA (UTS 46) does not allow.
@@ -62,6 +64,7 @@ impl fmt::Display for NameError {
             Self::Hyphen => "a label of a hostname must not start or end with a hyphen",
             Self::Character => "a hostname has only letters, digits, hyphens, underscores and dots",
             Self::Wildcard => "a wildcard is one whole label at the start, as in \"*.acme.example\"",
+            Self::Port => "a hostname is written without a port; the ports are those of server.listen",
             Self::IpAddress => "clients never send an IP address as server name (RFC 6066 section 3); give a hostname",
             Self::Idna => "the name is not valid under IDNA (UTS 46)",
         })
@@ -90,6 +93,9 @@ impl Name {
         };
         if rest.contains('*') {
             return Err(NameError::Wildcard);
+        }
+        if rest.rsplit_once(':').is_some_and(|(name, port)| !name.contains(':') && port.parse::<u16>().is_ok()) {
+            return Err(NameError::Port);
         }
         // IDNA would lower ASCII too, but says only "invalid" where we can say what is wrong: our own checks go first for
         // plain names. Hyphens in the third and fourth place are allowed (CheckHyphens = false): such names exist.
@@ -204,6 +210,16 @@ fn is_number(label: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_port_is_told_as_one() {
+        for text in ["shop.test:443", "*.shop.test:8443", "localhost:1"] {
+            assert_eq!(super::Name::parse_record(text), Err(super::NameError::Port), "{text}");
+        }
+        for text in ["shop.test:", "shop.test:https", "::1", "a:b:1"] {
+            assert_ne!(super::Name::parse_record(text), Err(super::NameError::Port), "{text}");
+        }
+    }
+
     use proptest::prelude::*;
     use rustls_pki_types::DnsName;
 

@@ -16,6 +16,16 @@ pub enum ResolvedAddress {
     Unix(PathBuf),
 }
 
+impl ResolvedAddress {
+    /// The network address; `None` for a Unix-domain socket.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
 /// Every origin's addresses, by [`super::Origin::name`], in the order of its configuration; empty: none is known.
 pub type OriginTable = HashMap<String, Vec<ResolvedAddress>>;
 
@@ -72,15 +82,21 @@ fn literal(host: &str) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::IdentitySets;
     use crate::policy::Rules;
-    use crate::registry::{ClientAuth, ClientAuthMode, HostnameRecord, Mode, Name, Origin, RecordId, TlsVersion};
+    use crate::registry::{
+        ClientAuth, ClientAuthMode, HostnameRecord, Mode, Name, Origin, RecordId, Scheme, TlsVersion,
+    };
     use std::sync::Arc;
-    use std::time::Duration;
 
     fn record(name: &str, origin: &str, addresses: Vec<OriginAddress>) -> Arc<HostnameRecord> {
-        let client_auth =
-            ClientAuth { mode: ClientAuthMode::Off, ca_set: None, allow_expired_ca: false, send_ca_names: false };
-        let connect_timeout = Duration::from_secs(1);
+        let client_auth = ClientAuth {
+            mode: ClientAuthMode::Off,
+            ca_set: None,
+            allow_expired_ca: false,
+            send_ca_names: false,
+            headers: IdentitySets::default(),
+        };
         Arc::new(HostnameRecord {
             id: RecordId([0; 16]),
             name: Name::parse_record(name).unwrap(),
@@ -89,10 +105,11 @@ mod tests {
             certificates: vec![],
             client_auth,
             rules: Rules::default(),
-            origin: Arc::new(Origin { name: origin.into(), addresses, connect_timeout, proxy_protocol: false }),
+            origin: Arc::new(Origin::new(origin.into(), addresses, Scheme::Tcp)),
             min_version: TlsVersion::V1_2,
             cipher_suites: vec![],
             alpn: vec![],
+            keep_unusual_headers: false,
             digest: [0; 32],
         })
     }

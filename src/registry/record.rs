@@ -7,15 +7,17 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::Name;
-use crate::policy::Rules;
+use crate::policy::{IdentitySets, Rules};
 
 /// A record's random 128-bit identity; a record that is deleted and made again has another one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct RecordId(pub [u8; 16]);
 
 /// How a hostname's bytes are forwarded.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Mode {
+    /// HTTP: each request is judged, rewritten and sent to the origin by itself.
+    Http,
     /// Decrypted bytes, as they come.
     Tcp,
 }
@@ -99,6 +101,8 @@ pub struct ClientAuth {
     pub allow_expired_ca: bool,
     /// CA names are sent in CertificateRequest (default: they are not; long lists break clients).
     pub send_ca_names: bool,
+    /// The headers in which an origin over HTTP is told who the client is.
+    pub headers: IdentitySets,
 }
 
 /// Where one address of an origin is.
@@ -110,17 +114,59 @@ pub enum OriginAddress {
     Unix(PathBuf),
 }
 
+/// What the URLs of an origin say it speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Scheme {
+    /// All of them are Unix-domain sockets, which say nothing.
+    Any,
+    Http,
+    Tcp,
+}
+
 /// Where a hostname's bytes go.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Origin {
     /// The name of the `[origin.NAME]` table, or the URL of an unnamed one. The key under which workers keep its state.
     pub name: String,
     /// At least one.
     pub addresses: Vec<OriginAddress>,
+    pub scheme: Scheme,
     /// Bound on one attempt to connect.
     pub connect_timeout: Duration,
     /// Each connection opens with a PROXY protocol v2 header.
     pub proxy_protocol: bool,
+    /// Most idle connections a worker keeps, all hostnames together.
+    pub idle_connections_max: usize,
+    /// Hostnames may use each other's idle connections (DECISIONS 24).
+    pub share: bool,
+    /// From the request sent to the first byte of the response.
+    pub response_timeout: Duration,
+}
+
+impl Origin {
+    /// The bound on one attempt to connect, unless told otherwise.
+    pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
+
+    /// As many idle connections as keep a busy worker from connecting anew: requests in progress at once rarely differ by
+    /// more from one moment to the next. An idle connection costs a descriptor at both ends.
+    pub const IDLE_CONNECTIONS_DEFAULT: usize = 64;
+
+    /// What nginx and HAProxy users are used to (`proxy_read_timeout`).
+    pub const RESPONSE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+
+    /// An origin with every default.
+    pub fn new(name: String, addresses: Vec<OriginAddress>, scheme: Scheme) -> Self {
+        Self {
+            name,
+            addresses,
+            scheme,
+            connect_timeout: Self::CONNECT_TIMEOUT_DEFAULT,
+            proxy_protocol: false,
+            idle_connections_max: Self::IDLE_CONNECTIONS_DEFAULT,
+            share: false,
+            response_timeout: Self::RESPONSE_TIMEOUT_DEFAULT,
+        }
+    }
 }
 
 /// One hostname: everything a worker needs to serve it.
@@ -140,6 +186,8 @@ pub struct HostnameRecord {
     pub cipher_suites: Vec<String>,
     /// ALPN protocol names in order of preference; empty: none is negotiated.
     pub alpn: Vec<Vec<u8>>,
+    /// Header names outside letters, digits and hyphens reach the origin (default: they do not, DECISIONS 21).
+    pub keep_unusual_headers: bool,
     /// SHA-256 over everything above but the id: equal digests serve alike.
     pub digest: [u8; 32],
 }

@@ -5,7 +5,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub use super::labels::{Limit, OriginConnect, TenantCache, Ticket, Timeout, TunnelEnd, Verified, Version};
+pub use super::labels::{
+    Limit, OriginConnect, Pool, Redirect, StatusClass, TenantCache, Ticket, Timeout, TunnelEnd, Verified, Version,
+};
 use crate::policy::Refusal;
 
 /// Everything a worker counts.
@@ -43,6 +45,16 @@ pub enum Counter {
     OriginConnect(OriginConnect),
     /// `hostward_tunnels_ended_total{end}`.
     TunnelEnd(TunnelEnd),
+    /// `hostward_requests_total{protocol="http/1.1",status_class}`.
+    Request(StatusClass),
+    /// `hostward_requests_refused_total{reason}`: requests we answered ourselves because of what the client sent.
+    RequestRefused(Refusal),
+    /// `hostward_origin_pool_total{result}`.
+    Pool(Pool),
+    /// `hostward_origin_retries_total`: requests sent again because an idle connection turned out dead.
+    Retry,
+    /// `hostward_redirects_total{result}`.
+    Redirect(Redirect),
     /// `hostward_worker_turns_total`.
     Turns,
     /// `hostward_worker_busy_microseconds_total`: time the worker spent outside the kernel's wait.
@@ -62,7 +74,12 @@ const LIMIT: usize = VERIFIED + Verified::ALL.len();
 const TIMEOUT: usize = LIMIT + Limit::ALL.len();
 const ORIGIN_CONNECT: usize = TIMEOUT + Timeout::ALL.len();
 const TUNNEL_END: usize = ORIGIN_CONNECT + OriginConnect::ALL.len();
-const TURNS: usize = TUNNEL_END + TunnelEnd::ALL.len();
+const REQUEST: usize = TUNNEL_END + TunnelEnd::ALL.len();
+const REQUEST_REFUSED: usize = REQUEST + StatusClass::ALL.len();
+const POOL: usize = REQUEST_REFUSED + Refusal::ALL.len();
+const RETRY: usize = POOL + Pool::ALL.len();
+const REDIRECT: usize = RETRY + 1;
+const TURNS: usize = REDIRECT + Redirect::ALL.len();
 const COUNTERS: usize = TURNS + 2;
 
 impl Counter {
@@ -86,6 +103,11 @@ impl Counter {
             .chain(Timeout::ALL.iter().copied().map(Self::Timeout))
             .chain(OriginConnect::ALL.iter().copied().map(Self::OriginConnect))
             .chain(TunnelEnd::ALL.iter().copied().map(Self::TunnelEnd))
+            .chain(StatusClass::ALL.iter().copied().map(Self::Request))
+            .chain(Refusal::ALL.map(Self::RequestRefused))
+            .chain(Pool::ALL.iter().copied().map(Self::Pool))
+            .chain([Self::Retry])
+            .chain(Redirect::ALL.iter().copied().map(Self::Redirect))
             .chain([Self::Turns, Self::BusyMicros])
     }
 
@@ -108,6 +130,11 @@ impl Counter {
             Self::Timeout(timeout) => TIMEOUT + timeout as usize,
             Self::OriginConnect(result) => ORIGIN_CONNECT + result as usize,
             Self::TunnelEnd(end) => TUNNEL_END + end as usize,
+            Self::Request(class) => REQUEST + class as usize,
+            Self::RequestRefused(reason) => REQUEST_REFUSED + reason as usize,
+            Self::Pool(result) => POOL + result as usize,
+            Self::Retry => RETRY,
+            Self::Redirect(result) => REDIRECT + result as usize,
             Self::Turns => TURNS,
             Self::BusyMicros => TURNS + 1,
         }
@@ -126,11 +153,14 @@ pub enum Gauge {
     Tenants,
     /// `hostward_worker_generation`: the registry generation the worker serves.
     Generation,
+    /// `hostward_origin_connections_idle`: pooled connections.
+    IdleOrigins,
 }
 
 impl Gauge {
     /// Every gauge, in the order of the discriminants.
-    pub const ALL: [Self; 4] = [Self::Connections, Self::Handshakes, Self::Tenants, Self::Generation];
+    pub const ALL: [Self; 5] =
+        [Self::Connections, Self::Handshakes, Self::Tenants, Self::Generation, Self::IdleOrigins];
 }
 
 const GAUGES: usize = Gauge::ALL.len();

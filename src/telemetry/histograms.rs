@@ -83,6 +83,10 @@ pub struct Histograms {
     pub handshake: Latency,
     /// `hostward_origin_connect_seconds`: from the first attempt to a connected origin.
     pub origin_connect: Latency,
+    /// `hostward_request_seconds`: from the first byte of a request to the last of its response.
+    pub request: Latency,
+    /// `hostward_origin_seconds`: from a request judged to the first byte of its response.
+    pub origin: Latency,
     /// `hostward_worker_turn_seconds`: one turn of the loop without its wait: how late I/O may be served.
     pub turn: Latency,
 }
@@ -92,6 +96,8 @@ impl Histograms {
     pub fn merge(&mut self, other: &Self) {
         self.handshake.merge(&other.handshake);
         self.origin_connect.merge(&other.origin_connect);
+        self.request.merge(&other.request);
+        self.origin.merge(&other.origin);
         self.turn.merge(&other.turn);
     }
 }

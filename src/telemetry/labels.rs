@@ -59,6 +59,8 @@ labels! {
         Connections => "connections",
         /// `limits.handshakes_per_worker`: a connection waited for its turn.
         Handshakes => "handshakes",
+        /// The ClientHellos of connections that wait took too much memory: the oldest of them was ended.
+        Hellos => "hellos",
         /// Out of file descriptors: accepting paused.
         FileDescriptors => "file_descriptors",
         /// The ring's receive buffers were all in use for a moment.
@@ -85,6 +87,16 @@ labels! {
         Drain => "drain",
         /// The bounded wait for a client to take its last alert or close.
         Linger => "linger",
+        /// `limits.header_timeout`: a request's head was not complete in time.
+        Header => "header",
+        /// `limits.idle_timeout`: no further request came.
+        Idle => "idle",
+        /// `limits.min_body_rate`: a client sent its body too slowly.
+        BodyRate => "body_rate",
+        /// `limits.min_body_rate`: a client took its response too slowly.
+        SlowReader => "slow_reader",
+        /// `origin.response_timeout`.
+        Response => "response",
     }
 
     /// What became of an attempt to reach an origin (`hostward_origin_connects_total{result}`).
@@ -121,6 +133,61 @@ labels! {
         Drained => "drained",
         /// No origin address could be reached.
         OriginUnreachable => "origin_unreachable",
+        /// An answer of ours ended it: the request was not understood, or too slow or large.
+        Answered => "answered",
+        /// No further request came within `limits.idle_timeout`.
+        Idle => "idle",
+        /// The worker drains, and the connection waited for its next request.
+        DrainedIdle => "drained_idle",
+    }
+
+    /// The class of a response's status (`hostward_requests_total{status_class}`).
+    StatusClass {
+        /// An upgrade: the connection became a tunnel.
+        Switched => "1xx",
+        Success => "2xx",
+        Redirect => "3xx",
+        ClientError => "4xx",
+        ServerError => "5xx",
+        /// The client went away before an answer.
+        Unanswered => "none",
+    }
+
+    /// Where the origin connection of a request came from, or why an idle one was closed
+    /// (`hostward_origin_pool_total{result}`).
+    Pool {
+        /// An idle connection carried the request.
+        Hit => "hit",
+        /// There was none, and a connection was made.
+        Miss => "miss",
+        /// Kept for the next request.
+        Kept => "kept",
+        /// Not kept: the exchange did not end exactly framed, or the origin said that it closes.
+        Unfit => "unfit",
+        /// The origin closed it while it was idle.
+        Closed => "closed",
+        /// The origin sent something nobody had asked for.
+        Unsolicited => "unsolicited",
+        /// It had been idle for too long.
+        Aged => "aged",
+        /// `origin.idle_connections_per_worker`: the oldest made room.
+        Full => "full",
+        /// Its origin's addresses or its hostname's record changed.
+        Changed => "changed",
+    }
+
+    /// What a plain-HTTP request was answered (`hostward_redirects_total{result}`).
+    Redirect {
+        /// 308 to https.
+        Redirected => "redirected",
+        /// 421: no record serves the name.
+        Misdirected => "misdirected",
+        /// 400.
+        Malformed => "malformed",
+        /// 431: the head is longer than a redirect needs.
+        TooLarge => "too_large",
+        /// The head did not come in time: closed without an answer.
+        TimedOut => "timed_out",
     }
 
     /// How an accepted client's chain was verified (`hostward_client_chains_total{verified}`).

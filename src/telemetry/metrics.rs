@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::counters::{Counter, Gauge, Limit, Shard};
 use super::exposition::{Exposition, Family, Label};
 use super::histograms::Histograms;
+use super::log::access::Counts;
 
 /// Everything a scrape shows.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub struct ControlMetrics {
     pub origins_unresolved: u64,
     /// Log lines the control plane dropped because the queue was full.
     pub log_dropped: u64,
+    /// What the access log has counted.
+    pub access_log: Counts,
     /// The crypto provider's name.
     pub provider: &'static str,
 }
@@ -81,6 +84,20 @@ const ORIGIN_CONNECTS: Family =
     Family { name: "hostward_origin_connects_total", help: "Attempts to reach an origin, by result." };
 const TUNNELS_ENDED: Family =
     Family { name: "hostward_tunnels_ended_total", help: "Established connections that ended, by the way they did." };
+const REQUESTS: Family =
+    Family { name: "hostward_requests_total", help: "HTTP requests that ended, by the class of their status." };
+const REQUESTS_REFUSED: Family =
+    Family { name: "hostward_requests_refused_total", help: "HTTP requests refused, by reason." };
+const POOL: Family = Family {
+    name: "hostward_origin_pool_total",
+    help: "Where requests found their origin connection, and what became of it afterwards.",
+};
+const RETRIES: Family = Family {
+    name: "hostward_origin_retries_total",
+    help: "Requests sent again because an idle origin connection turned out dead.",
+};
+const REDIRECTS: Family =
+    Family { name: "hostward_redirects_total", help: "Requests over plain HTTP, by what they were answered." };
 const TURNS: Family = Family { name: "hostward_worker_turns_total", help: "Turns of a worker's loop." };
 const BUSY: Family = Family {
     name: "hostward_worker_busy_microseconds_total",
@@ -94,6 +111,17 @@ const TENANTS_CACHED: Family =
 const WORKER_GENERATION: Family =
     Family { name: "hostward_worker_generation", help: "The registry generation a worker serves." };
 
+const IDLE_ORIGINS: Family =
+    Family { name: "hostward_origin_connections_idle", help: "Origin connections kept for the next request." };
+
+const REQUEST_SECONDS: Family = Family {
+    name: "hostward_request_seconds",
+    help: "From the first byte of a request to the last byte of its response, sent to the client.",
+};
+const ORIGIN_SECONDS: Family = Family {
+    name: "hostward_origin_seconds",
+    help: "From a request judged to the first byte of its response, connecting included.",
+};
 const HANDSHAKE_SECONDS: Family =
     Family { name: "hostward_handshake_seconds", help: "From accept to the end of the TLS handshake." };
 const CONNECT_SECONDS: Family =
@@ -121,6 +149,12 @@ const GENERATION: Family =
     Family { name: "hostward_registry_generation", help: "The registry generation published last." };
 const UNRESOLVED: Family =
     Family { name: "hostward_origins_unresolved", help: "Origin names that did not resolve at the last try." };
+const LOG_DROPPED: Family =
+    Family { name: "hostward_log_lines_dropped_total", help: "Log lines that were not written, by log." };
+const LOG_WRITE_ERRORS: Family =
+    Family { name: "hostward_log_write_errors_total", help: "Writes to a log that failed, by log." };
+const LOG_REOPENS: Family =
+    Family { name: "hostward_log_reopens_total", help: "Times a log file was to be opened again, by result." };
 const BUILD_INFO: Family = Family { name: "hostward_build_info", help: "Version and crypto provider; always 1." };
 const RESIDENT: Family = Family { name: "process_resident_memory_bytes", help: "Resident memory size in bytes." };
 const OPEN_FDS: Family = Family { name: "process_open_fds", help: "Open file descriptors." };
@@ -162,6 +196,11 @@ fn describe(counter: Counter) -> (&'static Family, Vec<Label<'static>>) {
         Counter::Timeout(timeout) => (&TIMEOUTS, vec![("timeout", timeout.label())]),
         Counter::OriginConnect(result) => (&ORIGIN_CONNECTS, vec![("result", result.label())]),
         Counter::TunnelEnd(end) => (&TUNNELS_ENDED, vec![("end", end.label())]),
+        Counter::Request(class) => (&REQUESTS, vec![("protocol", "http/1.1"), ("status_class", class.label())]),
+        Counter::RequestRefused(reason) => (&REQUESTS_REFUSED, vec![("reason", reason.label())]),
+        Counter::Pool(result) => (&POOL, vec![("result", result.label())]),
+        Counter::Retry => (&RETRIES, vec![]),
+        Counter::Redirect(result) => (&REDIRECTS, vec![("result", result.label())]),
         Counter::Turns => (&TURNS, vec![]),
         Counter::BusyMicros => (&BUSY, vec![]),
     }
@@ -174,6 +213,7 @@ fn describe_gauge(gauge: Gauge) -> (&'static Family, bool) {
         Gauge::Handshakes => (&HANDSHAKES_OPEN, false),
         Gauge::Tenants => (&TENANTS_CACHED, false),
         Gauge::Generation => (&WORKER_GENERATION, true),
+        Gauge::IdleOrigins => (&IDLE_ORIGINS, false),
     }
 }
 
@@ -185,6 +225,8 @@ pub fn render(sources: &Sources<'_>) -> String {
     let histograms = sources.histograms;
     text.histogram(&HANDSHAKE_SECONDS, &NETWORK_BOUNDS_US, &histograms.handshake);
     text.histogram(&CONNECT_SECONDS, &NETWORK_BOUNDS_US, &histograms.origin_connect);
+    text.histogram(&REQUEST_SECONDS, &NETWORK_BOUNDS_US, &histograms.request);
+    text.histogram(&ORIGIN_SECONDS, &NETWORK_BOUNDS_US, &histograms.origin);
     text.histogram(&TURN_SECONDS, &TURN_BOUNDS_US, &histograms.turn);
     control(&mut text, sources.control);
     process(&mut text, sources.process);
@@ -248,6 +290,14 @@ fn control(text: &mut Exposition, control: &ControlMetrics) {
     text.single_gauge(&HOSTNAMES, control.hostnames);
     text.single_gauge(&GENERATION, control.generation);
     text.single_gauge(&UNRESOLVED, control.origins_unresolved);
+    let access = control.access_log;
+    text.counter(&LOG_DROPPED);
+    text.sample(&LOG_DROPPED, &[("log", "access")], access.dropped);
+    text.counter(&LOG_WRITE_ERRORS);
+    text.sample(&LOG_WRITE_ERRORS, &[("log", "access")], access.write_errors);
+    text.counter(&LOG_REOPENS);
+    text.sample(&LOG_REOPENS, &[("result", "ok")], access.reopened);
+    text.sample(&LOG_REOPENS, &[("result", "failed")], access.reopen_failed);
     text.gauge(&BUILD_INFO);
     text.sample(&BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION")), ("provider", control.provider)], 1);
 }

@@ -12,7 +12,7 @@ use rustls::{Error, HandshakeKind, ProtocolVersion};
 
 use crate::policy::Refusal;
 
-use super::failure::refusal_of;
+use super::failure::{alert_sent, detail_of, refusal_of};
 use super::outgoing::Outgoing;
 use super::scope::{self, Standing, Trust};
 use super::tenant::Tenant;
@@ -47,8 +47,17 @@ pub struct Fatal {
     pub reason: Refusal,
     /// The peer itself gave up, with an alert.
     pub by_peer: bool,
-    /// rustls' own words, for the log.
-    pub detail: String,
+    /// What there is to say beyond the reason, for the log.
+    pub detail: Option<String>,
+    /// The alert the peer is sent, by its RFC 8446 name; `None`: none, or it is not known which.
+    pub alert: Option<&'static str>,
+}
+
+impl Fatal {
+    /// What is found here and not by rustls: no alert is sent.
+    fn silent(detail: &str) -> Self {
+        Self { reason: Refusal::ProtocolError, by_peer: false, detail: Some(detail.to_owned()), alert: None }
+    }
 }
 
 /// A handshake, or the connection it became.
@@ -154,7 +163,7 @@ impl Connection {
             return Ok(());
         }
         if self.failed {
-            return Err(Fatal { reason: Refusal::ProtocolError, by_peer: false, detail: "failed before".into() });
+            return Err(Fatal::silent("failed before"));
         }
         let mut rest = bytes;
         // What was left over before is completed first, with no more bytes than it needs, so that bulk is opened in place.
@@ -180,8 +189,7 @@ impl Connection {
         let most = if self.is_handshaking() { HANDSHAKE_WAITING_BYTES_MAX } else { WAITING_BYTES_MAX };
         if self.incoming.len() > most {
             self.failed = true;
-            let detail = "a handshake message in too many small records".into();
-            return Err(Fatal { reason: Refusal::ProtocolError, by_peer: false, detail });
+            return Err(Fatal::silent("a handshake message in too many small records"));
         }
         Ok(())
     }
@@ -211,7 +219,7 @@ impl Connection {
                 Ok(state) => state,
                 Err(error) => {
                     self.failed = true;
-                    return Err(fatal(&error, None));
+                    return Err(fatal(&error, &[]));
                 }
             };
             match state {
@@ -231,7 +239,7 @@ impl Connection {
                 _ => break,
             }
         }
-        Err(Fatal { reason: Refusal::ProtocolError, by_peer: false, detail: "cannot encrypt any more".into() })
+        Err(Fatal::silent("cannot encrypt any more"))
     }
 
     /// Says goodbye: a close_notify alert into `out`. Nothing if that cannot be said any more.
@@ -286,7 +294,7 @@ impl Connection {
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     while let Some(record) = traffic.next_record() {
-                        let record = record.map_err(|error| fatal(&error, None))?;
+                        let record = record.map_err(|error| fatal(&error, &[]))?;
                         discard += record.discard;
                         sink(record.payload);
                     }
@@ -296,8 +304,7 @@ impl Connection {
                 Err(error) => {
                     self.failed = true;
                     self.flush(out);
-                    let noted = scope::with(|trust| trust.failure).flatten();
-                    return Err(fatal(&error, noted));
+                    return Err(fatal(&error, out.as_slice()));
                 }
             }
             consumed += discard;
@@ -340,11 +347,15 @@ fn encode(out: &mut Outgoing, mut encode: impl FnMut(&mut [u8]) -> Result<usize,
     }
 }
 
-fn fatal(error: &Error, noted: Option<Refusal>) -> Fatal {
+/// What rustls' error comes to, with what it has to `sent` to the peer about it, and what was noted where it was found.
+fn fatal(error: &Error, sent: &[u8]) -> Fatal {
+    let (noted, detail) = scope::with(|trust| (trust.failure, trust.detail.take())).unwrap_or_default();
+    let reason = noted.unwrap_or_else(|| refusal_of(error));
     Fatal {
-        reason: noted.unwrap_or_else(|| refusal_of(error)),
+        reason,
         by_peer: matches!(error, Error::AlertReceived(_)),
-        detail: error.to_string(),
+        detail: detail.or_else(|| detail_of(error)),
+        alert: alert_sent(sent, error, reason),
     }
 }
 

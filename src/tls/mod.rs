@@ -13,6 +13,7 @@ pub mod provider;
 pub mod scope;
 pub mod tenant;
 pub mod ticket;
+pub mod trace;
 pub mod verdicts;
 pub mod verify;
 
@@ -22,5 +23,5 @@ pub(crate) mod tests;
 pub use connection::{Connection, Established, Fatal};
 pub use outgoing::Outgoing;
 pub use provider::Provider;
-pub use tenant::{Factory, Options, Tenant};
+pub use tenant::{Base, Factory, Options, Tenant};
 pub use verdicts::Verdicts;

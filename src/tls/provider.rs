@@ -22,7 +22,8 @@ impl Provider {
         }
     }
 
-    fn full(self) -> CryptoProvider {
+    /// Everything it can do.
+    pub fn full(self) -> CryptoProvider {
         match self {
             Self::AwsLcRs => aws_lc_rs::default_provider(),
             Self::Ring => ring::default_provider(),

@@ -51,7 +51,8 @@ pub struct Trust {
     pub ticket_lifetime_s: u64,
     /// The client's address, when the tenant's rules look at it.
     pub source: Option<IpAddr>,
-    /// Seconds since the Unix epoch, when the current call into rustls began.
+    /// When the handshake began, seconds since the Unix epoch: what tickets are judged and dated by, so that a slow client
+    /// gains no age. Whether a resumed path has ended meanwhile is looked at once more when the handshake is complete.
     pub now_unix_s: u64,
     /// The leaf certificate the client sent in this handshake, DER.
     pub leaf: Vec<u8>,
@@ -67,6 +68,8 @@ pub struct Trust {
     pub verdict_result: Option<Verified>,
     /// The exact reason of a refusal, noted where it was found.
     pub failure: Option<Refusal>,
+    /// What there is to say about it beyond the reason.
+    pub detail: Option<String>,
     /// How many tickets this handshake has tried to open.
     pub tickets_tried: u8,
     /// What became of tickets, to be counted.
@@ -95,6 +98,7 @@ impl Trust {
             unproved: None,
             verdict_result: None,
             failure: None,
+            detail: None,
             tickets_tried: 0,
             ticket_results: Vec::new(),
         }

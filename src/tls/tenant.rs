@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use rustls::compress::CompressionCache;
@@ -17,7 +17,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::policy::Verdict;
 use crate::registry::record::PrivateKey;
-use crate::registry::{ClientAuthMode, HostnameRecord, RecordId, TlsVersion};
+use crate::registry::{Ca, ClientAuthMode, HostnameRecord, RecordId, TlsVersion};
 
 use super::provider::Provider;
 use super::scope::Standing;
@@ -37,16 +37,16 @@ pub struct Tenant {
     pub record: Arc<HostnameRecord>,
     pub binding: Binding,
     pub config: Arc<ServerConfig>,
-    /// `None` exactly when the mode is `off`.
-    pub verifier: Option<Arc<Verifier>>,
-    /// What it takes in the worker's cache, estimated, in bytes.
+    /// What it shares with other hostnames.
+    pub base: Rc<Base>,
+    /// What it takes in the worker's cache beside its base, estimated, in bytes.
     pub cost_bytes: usize,
 }
 
 impl Tenant {
     /// Whether a client of this standing passes today's dates and anchors (rules are judged apart).
     pub fn still_stands(&self, standing: &Standing, now_unix_s: u64) -> bool {
-        match (standing.verdict, &standing.path, &self.verifier) {
+        match (standing.verdict, &standing.path, &self.base.verifier) {
             (Verdict::Success, Some(path), Some(verifier)) => verifier.still_stands(path, now_unix_s as i64),
             (Verdict::None, None, _) => self.record.client_auth.mode != ClientAuthMode::Require,
             _ => false,
@@ -77,9 +77,13 @@ struct BaseKey {
     cipher_suites: Vec<String>,
 }
 
-struct Base {
+/// What hostnames with the same CA set and options share: made once, and gone with the last tenant that uses it.
+pub struct Base {
     config: ServerConfig,
-    verifier: Option<Arc<Verifier>>,
+    /// `None` exactly when the mode is `off`.
+    pub verifier: Option<Arc<Verifier>>,
+    /// What it takes, estimated, in bytes. The worker's cache counts it once for all tenants that share it.
+    pub cost_bytes: usize,
 }
 
 /// How a worker serves TLS, whatever the hostname.
@@ -95,10 +99,6 @@ pub struct Options {
     pub ticket_lifetime_s: u32,
 }
 
-/// Most base configurations kept. Each holds the anchors of a CA set; hostnames that share one share it. When it is full
-/// all are forgotten, and those in use live on with their tenants.
-const BASES_MAX: usize = 1024;
-
 /// Assembles tenants, one for each worker.
 pub struct Factory {
     options: Options,
@@ -106,7 +106,8 @@ pub struct Factory {
     no_sessions: Arc<NoServerSessionStorage>,
     no_compression: Arc<CompressionCache>,
     provider: Arc<CryptoProvider>,
-    bases: RefCell<HashMap<BaseKey, Rc<Base>>>,
+    /// The bases in use. They belong to their tenants, so that the bound of the tenants' cache bounds them too.
+    bases: RefCell<HashMap<BaseKey, Weak<Base>>>,
 }
 
 impl Factory {
@@ -151,7 +152,7 @@ impl Factory {
         Ok(Tenant {
             binding: Binding { record_id: record.id, trust_digest: trust_digest(record) },
             config: Arc::new(config),
-            verifier: base.verifier.clone(),
+            base,
             record: Arc::clone(record),
             cost_bytes: TENANT_BYTES + 2 * certificate_bytes,
         })
@@ -167,15 +168,16 @@ impl Factory {
             min_version: record.min_version,
             cipher_suites: record.cipher_suites.clone(),
         };
-        if let Some(base) = self.bases.borrow().get(&key) {
-            return Ok(Rc::clone(base));
+        if let Some(base) = self.bases.borrow().get(&key).and_then(Weak::upgrade) {
+            return Ok(base);
         }
         let base = Rc::new(self.build_base(record)?);
         let mut bases = self.bases.borrow_mut();
-        if bases.len() >= BASES_MAX {
-            bases.clear();
+        // Before the table grows, the places of bases that are gone are freed: it is never larger than twice what is used.
+        if bases.len() == bases.capacity() {
+            bases.retain(|_, base| base.strong_count() > 0);
         }
-        bases.insert(key, Rc::clone(&base));
+        bases.insert(key, Rc::downgrade(&base));
         Ok(base)
     }
 
@@ -226,7 +228,8 @@ impl Factory {
         if self.options.tickets {
             config.ticketer = Arc::clone(&self.ticketer);
         }
-        Ok(Base { config, verifier })
+        let anchors_bytes: usize = client_auth.ca_set.iter().flat_map(|set| &set.cas).map(anchor_bytes).sum();
+        Ok(Base { config, verifier, cost_bytes: BASE_BYTES + anchors_bytes })
     }
 
     fn certified_key(&self, chain: &[Vec<u8>], key: &PrivateKey) -> Result<Arc<CertifiedKey>, Unreadable> {
@@ -246,8 +249,20 @@ impl Factory {
 }
 
 /// A tenant's own part of the cache, beside its certificates: `ServerConfig`, resolver, key, map entries. An estimate from the
-/// sizes of these types, on the safe side; it leaves out the CA set, which hostnames share.
+/// sizes of these types, on the safe side.
 const TENANT_BYTES: usize = 4 * 1024;
+
+/// A base without its anchors: `ServerConfig`, a provider with suites of its own, the verifier. Estimated likewise.
+const BASE_BYTES: usize = 2 * 1024;
+
+/// What an anchor takes beside the parts of its certificate: its two structs (some 250 bytes) and their allocations.
+const ANCHOR_BYTES: usize = 384;
+
+/// What a verifier keeps of one CA: subject, key and constraints are copied, the subject once more for CertificateRequest;
+/// together less than the certificate they come from.
+fn anchor_bytes(ca: &Ca) -> usize {
+    ANCHOR_BYTES + ca.der.len()
+}
 
 /// What tickets are bound to besides the record: all that decides whether a client would be verified alike.
 fn trust_digest(record: &HostnameRecord) -> [u8; 32] {

@@ -6,8 +6,8 @@
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, PeerMisbehaved, SignatureScheme};
+use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use crate::policy::{Facts, Refusal, Verdict};
@@ -160,6 +160,17 @@ impl Verifier {
         (self.verify(end_entity, intermediates, now_unix_s), Some(chain))
     }
 
+    /// Which CA of the set a path leads to: the one that stands longest, if several have that name and key.
+    pub fn anchor_index(&self, path: &Path) -> Option<usize> {
+        let named = self.anchors.iter().enumerate().filter(|(_, anchor)| anchor.name == path.anchor);
+        named.max_by_key(|(_, anchor)| anchor.not_after_unix_s).map(|(index, _)| index)
+    }
+
+    /// The algorithms a signature in a chain may have.
+    pub fn signature_algorithms(&self) -> &'static [&'static dyn SignatureVerificationAlgorithm] {
+        self.algorithms.all
+    }
+
     /// Whether a path found earlier, perhaps by a verifier of another generation, still leads to an anchor of this set
     /// and is within its dates. Signatures need no second look: the bytes are the same.
     pub fn still_stands(&self, path: &Path, now_unix_s: i64) -> bool {
@@ -296,14 +307,22 @@ impl ClientCertVerifier for Verifier {
 /// The client's signature over the handshake has been checked. If it does not hold, notes why the handshake fails; if it
 /// does, the key is proved, and the hostname's rules may speak while an alert can still carry their answer.
 fn conclude(result: Result<HandshakeSignatureValid, Error>) -> Result<HandshakeSignatureValid, Error> {
-    if result.is_err() {
-        scope::with(|trust| trust.failure = Some(Refusal::BadSignature));
+    if let Err(error) = &result {
+        let detail = match error {
+            // RFC 8446 section 4.4.3: the scheme must be one of those we offered.
+            Error::PeerMisbehaved(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme) => {
+                Some("the client signed with a scheme it was not offered".to_owned())
+            }
+            _ => None,
+        };
+        scope::with(|trust| (trust.failure, trust.detail) = (Some(Refusal::BadSignature), detail));
         return result;
     }
     let denied = scope::with(|trust| {
         remember(trust);
-        let reason = judge(trust).err()?;
+        let (reason, detail) = judge(trust).err()?;
         trust.failure = Some(reason);
+        trust.detail = detail;
         Some(reason)
     });
     match denied.flatten() {
@@ -327,23 +346,27 @@ fn too_long(end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>
 }
 
 /// Judges the rules of the whole hostname; those that look at a request are judged with it.
-fn judge(trust: &Trust) -> Result<(), Refusal> {
+fn judge(trust: &Trust) -> Result<(), (Refusal, Option<String>)> {
     let rules = &trust.tenant.record.rules;
     let Some(verified) = &trust.verified else { return Ok(()) };
     if rules.is_empty() || rules.needs_request() {
         return Ok(());
     }
     let identity = match rules.needs_identity() {
-        true => Some(identity::parse(&trust.leaf).map_err(|_| Refusal::MalformedCertificate)?),
+        true => Some(
+            identity::parse(&trust.leaf)
+                .map_err(|error| (Refusal::MalformedCertificate, Some(error.what.to_owned())))?,
+        ),
         false => None,
     };
-    rules.judge(&Facts {
+    let facts = Facts {
         verdict: verified.verdict,
         identity: identity.as_ref(),
         source: trust.source,
         method: None,
         path: None,
-    })
+    };
+    rules.judge(&facts).map_err(|reason| (reason, rules.explain(&facts)))
 }
 
 fn sha256(parts: &[&[u8]]) -> [u8; 32] {

@@ -14,7 +14,6 @@ use crate::ring::{self, Listener, Signal};
 use crate::telemetry::counters::{Counter, Limit};
 
 use super::core::{Core, Counted};
-use super::session;
 
 /// How long accepting pauses when the process or the system is out of descriptors or memory. Connections that end make
 /// room; the backlog holds those who come.
@@ -53,15 +52,21 @@ impl Accepting {
     }
 }
 
-/// Accepts from a listening socket from now on.
-pub fn start(core: &Rc<Core>, socket: TcpListener) -> Rc<Accepting> {
+/// What serves an accepted connection to its end.
+type Serve<F> = fn(Rc<Core>, Counted, OwnedFd) -> F;
+
+/// Accepts from a listening socket from now on; `serve` has each connection.
+pub fn start<F>(core: &Rc<Core>, socket: TcpListener, serve: Serve<F>) -> Rc<Accepting>
+where
+    F: Future<Output = ()> + 'static,
+{
     let address = socket.local_addr().ok();
     let accepting = Rc::new(Accepting { address, end: Signal::default(), ended: Signal::default() });
     let (core, own) = (Rc::clone(core), Rc::clone(&accepting));
     ring::spawn(async move {
         let listener = Listener::new(socket);
-        let end = run(&core, &listener, &own.end).await;
-        finish(&core, &listener, end).await;
+        let end = run(&core, &listener, serve, &own.end).await;
+        finish(&core, &listener, serve, end).await;
         drop(listener);
         own.ended.set(());
     });
@@ -69,7 +74,10 @@ pub fn start(core: &Rc<Core>, socket: TcpListener) -> Rc<Accepting> {
 }
 
 /// Accepts until the listener's end.
-async fn run(core: &Rc<Core>, listener: &Listener, end: &Signal<End>) -> End {
+async fn run<F>(core: &Rc<Core>, listener: &Listener, serve: Serve<F>, end: &Signal<End>) -> End
+where
+    F: Future<Output = ()> + 'static,
+{
     let max = core.config.connections_max;
     loop {
         if core.connections.open() >= max {
@@ -82,7 +90,7 @@ async fn run(core: &Rc<Core>, listener: &Listener, end: &Signal<End>) -> End {
         listener.set_one_by_one(core.connections.open() + BACKLOG >= max);
         match unless(end, listener.accept()).await {
             Err(end) => return end,
-            Ok(Ok(fd)) => serve(core, fd),
+            Ok(Ok(fd)) => spawn(core, serve, fd),
             Ok(Err(error)) if is_exhaustion(&error) => {
                 core.shard.count(Counter::Limit(Limit::FileDescriptors));
                 if let Err(end) = unless(end, ring::sleep_until(ring::now() + EXHAUSTED_PAUSE)).await {
@@ -100,10 +108,13 @@ async fn run(core: &Rc<Core>, listener: &Listener, end: &Signal<End>) -> End {
 /// Where another process accepts too, the backlog is emptied once all the same. The kernel wakes one waiter for each
 /// connection (an accept on a ring waits exclusively): if that was our accept and it was cancelled before it acted, nobody
 /// else knows of the connection until the next one comes. Such a wake-up exists only where we had room to accept.
-async fn finish(core: &Rc<Core>, listener: &Listener, end: End) {
+async fn finish<F>(core: &Rc<Core>, listener: &Listener, serve: Serve<F>, end: End)
+where
+    F: Future<Output = ()> + 'static,
+{
     let max = core.config.connections_max;
     while let Some(fd) = listener.last().await {
-        serve(core, fd);
+        spawn(core, serve, fd);
     }
     // As many as stood there at most when it began: whoever comes later comes to an edge that stops.
     for _ in 0..BACKLOG {
@@ -112,7 +123,7 @@ async fn finish(core: &Rc<Core>, listener: &Listener, end: End) {
         }
         core.connections.below(max).await;
         match listener.accept_now() {
-            Ok(Some(fd)) => serve(core, fd),
+            Ok(Some(fd)) => spawn(core, serve, fd),
             Ok(None) => return,
             Err(error) if is_exhaustion(&error) => ring::sleep_until(ring::now() + EXHAUSTED_PAUSE).await,
             Err(_) => {}
@@ -120,9 +131,12 @@ async fn finish(core: &Rc<Core>, listener: &Listener, end: End) {
     }
 }
 
-fn serve(core: &Rc<Core>, fd: OwnedFd) {
+fn spawn<F>(core: &Rc<Core>, serve: Serve<F>, fd: OwnedFd)
+where
+    F: Future<Output = ()> + 'static,
+{
     let counted = Counted::new(core);
-    ring::spawn(session::serve(Rc::clone(core), counted, fd));
+    ring::spawn(serve(Rc::clone(core), counted, fd));
 }
 
 /// Runs `future` unless the listener ends.

@@ -182,6 +182,13 @@ impl Drop for Waiter<'_> {
     }
 }
 
+impl Slot {
+    /// The hostname it counts for.
+    pub fn record(&self) -> RecordId {
+        self.record
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
         self.admission.give_back(self.record);

@@ -6,15 +6,19 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::proxy::buffers::Buffers;
+use crate::proxy::http1::Slots;
 use crate::proxy::origin::Origins;
 use crate::ring::{self, Signal};
 use crate::telemetry::counters::{Counter, Gauge, Shard};
 use crate::telemetry::histograms::Histograms;
+use crate::telemetry::log::access::Writer;
 use crate::telemetry::log::{Refusals, Refused};
 use crate::tls::Verdicts;
 
 use super::admission::Admission;
 use super::cache::Cache;
+use super::hellos::{HELLOS_BYTES_MAX, Hellos};
+use super::request_ids::RequestIds;
 use super::sessions::Sessions;
 use super::{Published, WorkerConfig};
 
@@ -27,11 +31,16 @@ pub struct Core {
     /// Client chains this worker has verified.
     pub verdicts: Rc<Verdicts>,
     pub admission: Rc<Admission>,
+    pub hellos: Rc<Hellos>,
     pub sessions: Sessions,
     pub origins: Origins,
     pub buffers: Buffers,
     pub histograms: RefCell<Histograms>,
     pub refusals: RefCell<Refusals>,
+    /// Storage for parsing heads, used by one at a time.
+    pub slots: RefCell<Slots>,
+    pub request_ids: RequestIds,
+    pub access: Writer,
     /// Set when the worker drains: accepting ends.
     pub draining: Signal<()>,
     pub connections: Connections,
@@ -117,13 +126,16 @@ impl Core {
         published: Arc<Published>,
         cache: Cache,
         refusals: Refusals,
+        request_ids: RequestIds,
+        access: Writer,
     ) -> Rc<Self> {
         let origins = Origins::default();
-        origins.update(&published.origins);
+        origins.update(&published.origins, &shard);
         shard.set(Gauge::Generation, published.snapshot.generation);
         Rc::new(Self {
             verdicts: Rc::default(),
             admission: Admission::new(config.handshakes_max),
+            hellos: Hellos::new(HELLOS_BYTES_MAX),
             config,
             shard,
             published: RefCell::new(published),
@@ -133,6 +145,9 @@ impl Core {
             buffers: Buffers::default(),
             histograms: RefCell::default(),
             refusals: RefCell::new(refusals),
+            slots: RefCell::default(),
+            request_ids,
+            access,
             draining: Signal::default(),
             connections: Connections::default(),
             started: Instant::now(),

@@ -1,9 +1,10 @@
 //! From an accepted socket to an established session, or to a refusal.
 
-use std::cell::RefCell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -15,10 +16,13 @@ use crate::ring::{self, Signal, Socket};
 use crate::telemetry::counters::{Counter, Limit, Ticket, Version};
 use crate::tls::hello::{Hello, HelloReader, INTERNAL_ERROR, Read, UNRECOGNIZED_NAME};
 use crate::tls::scope::Trust;
-use crate::tls::{Connection, Outgoing, Tenant};
+use crate::tls::{Connection, Outgoing, Tenant, failure};
 
+use super::Published;
+use super::admission::Slot;
 use super::cache::Lookup;
 use super::core::{Core, Shaking, now_unix_s};
+use super::hellos::{READER_BYTES, Waiting};
 use super::sessions::{self, Session};
 
 /// Why no session came of a connection.
@@ -34,6 +38,8 @@ pub struct Denied {
     pub reason: Refusal,
     /// What is still to be sent: an alert, as a record.
     pub alert: Outgoing,
+    /// The alert by its RFC 8446 name; `None`: none is sent, or it is not known which.
+    pub told: Option<&'static str>,
     /// The client's leaf certificate, DER; empty without one.
     pub leaf: Vec<u8>,
     pub detail: Option<String>,
@@ -59,7 +65,13 @@ impl Failed {
     fn refused(reason: Refusal, alert: &[u8]) -> Self {
         let mut out = Outgoing::default();
         out.extend(alert);
-        Self::Refused(Box::new(Denied { reason, alert: out, leaf: Vec::new(), detail: None }))
+        let told = failure::alert_in(alert);
+        Self::Refused(Box::new(Denied { reason, alert: out, told, leaf: Vec::new(), detail: None }))
+    }
+
+    fn unnamed(name: Option<&str>) -> Self {
+        let reason = if name.is_some() { Refusal::UnknownHostname } else { Refusal::NoSni };
+        Self::refused(reason, &UNRECOGNIZED_NAME)
     }
 }
 
@@ -67,32 +79,36 @@ impl Failed {
 /// takes 0.3 s; one lost packet adds a second.
 const STALL: Duration = Duration::from_millis(1500);
 
+/// A connection that may shake hands now.
+struct Admitted {
+    hello: Hello,
+    /// The hello as it came.
+    bytes: Vec<u8>,
+    /// What the tenant was found in.
+    published: Arc<Published>,
+    tenant: Rc<Tenant>,
+    slot: Slot,
+    leave: Leave,
+}
+
+/// Whether leave to do a heavy step is at hand.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    /// Granted in this turn, and not used up.
+    Given,
+    /// To be waited for.
+    Needed,
+}
+
 /// Runs a handshake to its end. The caller bounds its time.
 pub async fn run(core: &Core, socket: &Socket, progress: &Progress) -> Result<Started, Failed> {
-    let (hello, bytes) = read_hello(socket).await?;
-    progress.server_name.borrow_mut().clone_from(&hello.server_name);
-    let published = core.published();
-    let tenant = match core.cache.lookup(&published.snapshot, hello.server_name.as_deref()) {
-        Lookup::Found(tenant) => tenant,
-        Lookup::Unknown => {
-            let reason = if hello.server_name.is_some() { Refusal::UnknownHostname } else { Refusal::NoSni };
-            return Err(Failed::refused(reason, &UNRECOGNIZED_NAME));
-        }
-        Lookup::Unreadable => return Err(Failed::refused(Refusal::RecordUnreadable, &INTERNAL_ERROR)),
-    };
-    let slot = match core.admission.try_enter(tenant.record.id) {
-        Some(slot) => slot,
-        None => {
-            core.shard.count(Counter::Limit(Limit::Handshakes));
-            core.admission.enter(tenant.record.id).await
-        }
-    };
+    let Admitted { hello, bytes, published, tenant, slot, leave } = admitted(core, socket, progress).await?;
     let shaking = Shaking::new(core);
     // Kept with the session: rules that are published later may look at it.
     let source = socket.peer_address().map(|peer| peer.ip());
     let mut trust = Box::new(Trust::new(
-        Rc::clone(&tenant),
-        std::sync::Arc::clone(&published.ticket_keys),
+        tenant,
+        Arc::clone(&published.ticket_keys),
         core.config.ticket_lifetime.as_secs(),
         source,
         now_unix_s(),
@@ -100,20 +116,87 @@ pub async fn run(core: &Core, socket: &Socket, progress: &Progress) -> Result<St
     trust.verdicts = Some(Rc::clone(&core.verdicts));
     let mut tls = Connection::new(trust).map_err(|_| Failed::refused(Refusal::RecordUnreadable, &INTERNAL_ERROR))?;
     let mut early = Vec::new();
-    let out = exchange(core, socket, &mut tls, bytes, &mut early).await?;
+    let out = exchange(core, socket, &mut tls, bytes, leave, &mut early).await?;
     drop((shaking, slot));
     establish(core, published.snapshot.generation, hello, source, tls, early, out)
 }
 
-async fn read_hello(socket: &Socket) -> Result<(Hello, Vec<u8>), Failed> {
+/// Reads the hello and waits for a slot, unless the memory of those who do becomes too much.
+async fn admitted(core: &Core, socket: &Socket, progress: &Progress) -> Result<Admitted, Failed> {
+    let waiting = core.hellos.waiting();
+    let mut admitted = pin!(async {
+        let (hello, bytes) = read_hello(core, socket, &waiting).await?;
+        progress.server_name.borrow_mut().clone_from(&hello.server_name);
+        admit(core, hello, bytes, &waiting).await
+    });
+    poll_fn(|cx| match admitted.as_mut().poll(cx) {
+        Poll::Pending => waiting.poll_ended(cx).map(|()| Err(Failed::refused(Refusal::Overloaded, &[]))),
+        ready => ready,
+    })
+    .await
+}
+
+async fn read_hello(core: &Core, socket: &Socket, waiting: &Waiting) -> Result<(Hello, Vec<u8>), Failed> {
     let mut reader = HelloReader::default();
     loop {
         match socket.receive(|chunk| reader.feed(chunk)).await {
-            Ok(Some(Read::Incomplete)) => {}
+            // rustls' reader holds the bytes once more.
+            Ok(Some(Read::Incomplete)) => charge(core, waiting, READER_BYTES + 2 * reader.bytes.len()),
             Ok(Some(Read::Complete(hello))) => return Ok((hello, reader.bytes)),
             Ok(Some(Read::Refused { reason, alert })) => return Err(Failed::refused(reason, &alert)),
             Ok(None) | Err(_) => return Err(Failed::Gone),
         }
+    }
+}
+
+fn charge(core: &Core, waiting: &Waiting, bytes: usize) {
+    let ended = waiting.set_bytes(bytes);
+    core.shard.add(Counter::Limit(Limit::Hellos), ended);
+}
+
+/// Resolves the name, waits for a slot of its record, and then has the tenant assembled if this core has not got it.
+///
+/// Assembling is heavy, so that it needs a slot and leave as every other heavy step does: cold hostnames in a flood wait in
+/// the queues that keep floods from others. Of many who ask for one hostname at once the first assembles it.
+async fn admit(core: &Core, hello: Hello, bytes: Vec<u8>, waiting: &Waiting) -> Result<Admitted, Failed> {
+    let name = hello.server_name.as_deref();
+    let mut held: Option<Slot> = None;
+    let mut leave = Leave::Needed;
+    loop {
+        // What was published while it waited counts (DECISIONS 14).
+        let published = core.published();
+        let Some(record) = core.cache.resolve(&published.snapshot, name) else {
+            return Err(Failed::unnamed(name));
+        };
+        let slot = match held.take().filter(|slot| slot.record() == record.id) {
+            Some(slot) => slot,
+            None => match core.admission.try_enter(record.id) {
+                Some(slot) => slot,
+                None => {
+                    core.shard.count(Counter::Limit(Limit::Handshakes));
+                    charge(core, waiting, bytes.capacity());
+                    held = Some(core.admission.enter(record.id).await);
+                    leave = Leave::Needed;
+                    continue;
+                }
+            },
+        };
+        let lookup = match (core.cache.cached(record), leave) {
+            (Some(lookup), _) => lookup,
+            (None, Leave::Given) => {
+                leave = Leave::Needed;
+                core.cache.tenant(record)
+            }
+            (None, Leave::Needed) => {
+                ring::heavy().await;
+                (held, leave) = (Some(slot), Leave::Given);
+                continue;
+            }
+        };
+        return match lookup {
+            Lookup::Found(tenant) => Ok(Admitted { hello, bytes, published, tenant, slot, leave }),
+            Lookup::Unreadable => Err(Failed::refused(Refusal::RecordUnreadable, &INTERNAL_ERROR)),
+        };
     }
 }
 
@@ -123,13 +206,16 @@ async fn exchange(
     socket: &Socket,
     tls: &mut Connection,
     hello: Vec<u8>,
+    mut leave: Leave,
     early: &mut Vec<u8>,
 ) -> Result<Outgoing, Failed> {
     let mut received = hello;
     let mut out = Outgoing::with_memory(core.buffers.records());
     loop {
         // Public-key cryptography is heavy: I/O of other connections goes first.
-        ring::heavy().await;
+        if std::mem::replace(&mut leave, Leave::Needed) == Leave::Needed {
+            ring::heavy().await;
+        }
         if let Err(fatal) = tls.receive(&mut received, &mut out, |plain| early.extend_from_slice(plain)) {
             count_tickets(core, tls);
             if fatal.by_peer {
@@ -139,8 +225,9 @@ async fn exchange(
             return Err(Failed::Refused(Box::new(Denied {
                 reason: fatal.reason,
                 alert: out,
+                told: fatal.alert,
                 leaf,
-                detail: Some(fatal.detail),
+                detail: fatal.detail,
             })));
         }
         if !tls.is_handshaking() {
@@ -247,12 +334,18 @@ fn establish(
         source,
         tls: RefCell::new(tls),
         end: Signal::default(),
+        draining: Signal::default(),
+        generation: Cell::new(generation),
+        request: RefCell::default(),
+        identity: OnceCell::new(),
+        why: RefCell::default(),
     });
-    let mut judged = sessions::judge_rules(&tenant, &session);
+    let mut judged = sessions::judge(&tenant, &session, now_unix_s());
     // DECISIONS 14: what was published while the handshake ran counts.
     let published = core.published();
     if judged.is_ok() && published.snapshot.generation != generation {
         judged = sessions::rejudge(core, &published.snapshot, &session);
+        session.generation.set(published.snapshot.generation);
     }
     match judged {
         Ok(()) => {
@@ -266,7 +359,8 @@ fn establish(
             // The handshake is complete, and rustls sends no alert of our choosing any more: the connection just ends. The
             // ticket that waits is not given to a client that is not let in.
             let alert = Outgoing::default();
-            Err(Failed::Refused(Box::new(Denied { reason, alert, leaf, detail: None })))
+            let detail = session.why.take();
+            Err(Failed::Refused(Box::new(Denied { reason, alert, told: None, leaf, detail })))
         }
     }
 }

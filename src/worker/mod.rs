@@ -5,10 +5,15 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod access;
 mod admission;
 mod cache;
 mod core;
 mod handshake;
+mod hellos;
+mod http;
+mod redirect;
+mod request_ids;
 mod session;
 mod sessions;
 
@@ -19,13 +24,16 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::registry::Snapshot;
+use crate::proxy::http1::HeadLimits;
 use crate::registry::origins::OriginTable;
+use crate::registry::{HostnameRecord, Snapshot};
 use crate::ring::{self, Receiver, RingConfig, Runtime, Sender};
 use crate::telemetry::counters::{Counter, Gauge, Limit, Shard, Timeout, TunnelEnd};
 use crate::telemetry::histograms::Histograms;
+use crate::telemetry::log::access::Writer;
 use crate::telemetry::log::{Handle, Refusals};
 use crate::tls::ticket::Keyring;
 use crate::tls::{Factory, Options, Provider};
@@ -33,6 +41,7 @@ use crate::tls::{Factory, Options, Provider};
 use self::accept::Accepting;
 use self::cache::Cache;
 use self::core::Core;
+use self::request_ids::RequestIds;
 
 /// Connections the kernel may hold for one listener before it drops them.
 ///
@@ -65,8 +74,42 @@ pub struct WorkerConfig {
     pub tunnel_timeout: Duration,
     /// How long a drain waits for connections to end by themselves.
     pub drain_timeout: Duration,
+    /// Peers whose `X-Forwarded-*`, `Forwarded` and `X-Request-Id` are kept.
+    pub trusted_proxies: Vec<IpNet>,
+    pub http: HttpLimits,
     pub tenants_bytes_max: usize,
     pub misses_max: usize,
+    /// The port plain HTTP is redirected to; `None`: that of https.
+    pub https_port: Option<u16>,
+}
+
+/// A worker's listening sockets.
+#[derive(Debug)]
+pub struct Listeners {
+    pub tls: Vec<TcpListener>,
+    /// Where plain HTTP is answered with a redirect to https.
+    pub redirect: Vec<TcpListener>,
+}
+
+/// What a worker logs with.
+#[derive(Debug)]
+pub struct Logs {
+    pub events: Handle,
+    pub access: Writer,
+}
+
+/// The limits of HTTP connections.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpLimits {
+    /// From the first byte of a head to its last.
+    pub header_timeout: Duration,
+    /// Longest wait for the next request.
+    pub idle_timeout: Duration,
+    pub head: HeadLimits,
+    /// Largest body of a request, bytes; `None`: any.
+    pub body_bytes_max: Option<u64>,
+    /// The slowest a client may send or take a body, bytes a second; `None`: as slow as it likes.
+    pub min_body_rate: Option<u64>,
 }
 
 /// What all workers serve at one generation; published whole.
@@ -82,7 +125,7 @@ pub enum Command {
     /// Serve this from now on, and judge open connections by it.
     Publish(Arc<Published>),
     /// Accept from these sockets too. They listen already.
-    Accept(Vec<TcpListener>),
+    Accept(Listeners),
     /// Stop accepting; end when the last connection has ended, or at the drain timeout. At the addresses of `handed_over`
     /// another process accepts from the same sockets: their backlog is left to it. Elsewhere the backlog is served first.
     Drain { handed_over: Arc<[SocketAddr]> },
@@ -130,13 +173,13 @@ impl Worker {
         config: WorkerConfig,
         initial: Arc<Published>,
         shard: Arc<Shard>,
-        log: Handle,
+        logs: Logs,
         events: UnboundedSender<Event>,
     ) -> io::Result<Self> {
         let (commands, mailbox) = ring::mailbox();
         let index = config.index;
         let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-            let result = prepare(config, initial, shard, log).map(|(runtime, core)| {
+            let result = prepare(config, initial, shard, logs).map(|(runtime, core)| {
                 let on_turn = turn_recorder(&core);
                 runtime.run(async { run(&core, mailbox.claim(), &events).await }, on_turn);
             });
@@ -167,7 +210,7 @@ fn prepare(
     config: WorkerConfig,
     initial: Arc<Published>,
     shard: Arc<Shard>,
-    log: Handle,
+    logs: Logs,
 ) -> Result<(Runtime, Rc<Core>), String> {
     if let Some(cpu) = config.cpu {
         crate::sys::pin_current_thread(cpu)
@@ -182,8 +225,9 @@ fn prepare(
         ticket_lifetime_s: u32::try_from(config.ticket_lifetime.as_secs()).unwrap_or(u32::MAX),
     })?;
     let cache = Cache::new(factory, Arc::clone(&shard), config.tenants_bytes_max, config.misses_max);
-    let refusals = Refusals::new(log, Arc::clone(&shard), 0);
-    let core = Core::new(config, shard, initial, cache, refusals);
+    let refusals = Refusals::new(logs.events, Arc::clone(&shard), 0);
+    let request_ids = RequestIds::new()?;
+    let core = Core::new(config, shard, initial, cache, refusals, request_ids, logs.access);
     Ok((runtime, core))
 }
 
@@ -206,6 +250,10 @@ async fn run(core: &Rc<Core>, mut commands: Receiver<Command>, events: &Unbounde
     // The receiver of events is gone only when the process ends anyway.
     let tell = |event| drop(events.send(event));
     let mut accepting: Vec<Rc<Accepting>> = Vec::new();
+    {
+        let core = Rc::clone(core);
+        ring::spawn(async move { core.origins.watch(&core.shard).await });
+    }
     tell(Event::Started { worker });
     loop {
         match commands.receive().await {
@@ -215,7 +263,9 @@ async fn run(core: &Rc<Core>, mut commands: Receiver<Command>, events: &Unbounde
             }
             // A worker that drains takes no more: dropped, they close.
             Command::Accept(listeners) if core.draining.get().is_none() => {
-                accepting.extend(listeners.into_iter().map(|listener| accept::start(core, listener)));
+                accepting.extend(listeners.tls.into_iter().map(|socket| accept::start(core, socket, session::serve)));
+                let redirect = listeners.redirect.into_iter();
+                accepting.extend(redirect.map(|socket| accept::start(core, socket, redirect::serve)));
             }
             Command::Accept(_) => {}
             Command::Histograms(reply) => drop(reply.try_send(core.histograms.borrow().clone())),
@@ -223,6 +273,7 @@ async fn run(core: &Rc<Core>, mut commands: Receiver<Command>, events: &Unbounde
             Command::Drain { handed_over } => {
                 if core.draining.get().is_none() {
                     core.draining.set(());
+                    core.sessions.drain_all();
                     for listener in &accepting {
                         listener.end(&handed_over);
                     }
@@ -235,10 +286,14 @@ async fn run(core: &Rc<Core>, mut commands: Receiver<Command>, events: &Unbounde
 
 fn publish(core: &Rc<Core>, published: Arc<Published>) {
     core.shard.set(Gauge::Generation, published.snapshot.generation);
-    core.origins.update(&published.origins);
+    core.origins.update(&published.origins, &core.shard);
     let changed = !Arc::ptr_eq(&core.published().snapshot, &published.snapshot);
     if changed {
         core.cache.publish(&published.snapshot);
+        let same = |record: &Arc<HostnameRecord>| {
+            published.snapshot.get(record.name.as_str()).is_some_and(|now| Arc::ptr_eq(now, record))
+        };
+        core.origins.keep_owners(same, &core.shard);
     }
     *core.published.borrow_mut() = published;
     if changed {

@@ -2,21 +2,24 @@
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::policy::{Refusal, Verdict};
 use crate::proxy::proxy_protocol::{self, ClientCertificate, Endpoints, Header, Ssl};
 use crate::proxy::tunnel::Tunnel;
+use crate::registry::Mode;
 use crate::ring::{self, Socket};
 use crate::telemetry::counters::{Counter, Timeout, TunnelEnd};
 use crate::telemetry::log::Refused;
-use crate::tls::{Outgoing, failure, identity};
+use crate::tls::{Outgoing, identity};
 
+use super::access::{self, Seen};
 use super::core::{Core, Counted, now_unix_s};
 use super::handshake::{self, Denied, Failed, Progress, Started};
+use super::http;
 use super::sessions::{Session, Sessions};
 
 /// How long a client may take to read its last alert and say goodbye (DECISIONS 9). Without this wait the close would be a
@@ -39,7 +42,7 @@ pub async fn serve(core: Rc<Core>, counted: Counted, fd: OwnedFd) {
     match shaken {
         Ok(Ok(started)) => {
             handshake::record_duration(&core, accepted);
-            forward(&core, socket, started).await;
+            forward(&core, socket, started, accepted).await;
         }
         Ok(Err(Failed::Gone)) => core.shard.count(Counter::HandshakeAborted),
         Ok(Err(Failed::Refused(denied))) => refuse(&core, &socket, &progress, *denied).await,
@@ -48,6 +51,7 @@ pub async fn serve(core: Rc<Core>, counted: Counted, fd: OwnedFd) {
             let denied = Denied {
                 reason: Refusal::HandshakeTimeout,
                 alert: Outgoing::default(),
+                told: None,
                 leaf: Vec::new(),
                 detail: None,
             };
@@ -59,7 +63,7 @@ pub async fn serve(core: Rc<Core>, counted: Counted, fd: OwnedFd) {
 
 /// Counts and logs a refusal, and tells the client.
 async fn refuse(core: &Core, socket: &Socket, progress: &Progress, denied: Denied) {
-    let Denied { reason, mut alert, leaf, detail } = denied;
+    let Denied { reason, mut alert, told, leaf, detail } = denied;
     core.shard.count(Counter::HandshakeRefused(reason));
     if is_about_certificate(reason) {
         core.shard.count(Counter::ClientRefused(reason));
@@ -67,7 +71,7 @@ async fn refuse(core: &Core, socket: &Socket, progress: &Progress, denied: Denie
     core.log_refused(|| Refused {
         hostname: progress.server_name.borrow().as_deref().map(str::to_owned),
         peer: socket.peer_address(),
-        alert: (!alert.is_empty()).then(|| failure::alert_name(reason)).flatten(),
+        alert: told,
         identity: identity::parse(&leaf).ok().map(Box::new),
         detail,
         ..Refused::new(reason)
@@ -99,7 +103,7 @@ fn is_about_certificate(reason: Refusal) -> bool {
 }
 
 /// Sends the last bytes, ends our side, and gives the client a moment to take them.
-async fn say_goodbye(core: &Core, socket: &Socket, bytes: Vec<u8>, filled: usize) {
+pub async fn say_goodbye(core: &Core, socket: &Socket, bytes: Vec<u8>, filled: usize) {
     let goodbye = async {
         if filled > 0 {
             let (result, memory) = socket.send_prefix(bytes, filled).await;
@@ -124,12 +128,18 @@ async fn say_goodbye(core: &Core, socket: &Socket, bytes: Vec<u8>, filled: usize
     }
 }
 
-/// Connects to the origin and moves bytes until the connection ends, from inside or from outside.
-async fn forward(core: &Rc<Core>, socket: Socket, started: Started) {
+/// Serves the connection until it ends, from inside or from outside.
+async fn forward(core: &Rc<Core>, socket: Socket, started: Started, accepted: Instant) {
     let Started { session, early, out } = started;
     let registered = Sessions::register(core, Rc::clone(&session));
+    let seen = Seen::new(core, &socket);
+    let mode = session.tenant.borrow().record.mode;
     let (end, mut last) = {
-        let mut inside = pin!(connect_and_tunnel(core, &socket, &session, early, out));
+        // Boxed, so that each mode takes its own memory only.
+        let mut inside: Pin<Box<dyn Future<Output = (TunnelEnd, Outgoing)> + '_>> = match mode {
+            Mode::Http => Box::pin(http::serve(core, &socket, &session, early, out)),
+            Mode::Tcp => Box::pin(connect_and_tunnel(core, &socket, &session, early, out, &seen)),
+        };
         let mut validity = pin!(validity_ends(&session));
         std::future::poll_fn(|cx| {
             if let Poll::Ready(end) = session.end.poll(cx) {
@@ -144,6 +154,9 @@ async fn forward(core: &Rc<Core>, socket: Socket, started: Started) {
     };
     drop(registered);
     core.shard.count(Counter::TunnelEnd(end));
+    if core.access.enabled() && mode == Mode::Tcp {
+        access::log_connection(core, &session, accepted, seen, end);
+    }
     match end {
         TunnelEnd::TimedOut => core.shard.count(Counter::Timeout(Timeout::Tunnel)),
         TunnelEnd::TrustChanged | TunnelEnd::CertificateEnded => {
@@ -182,16 +195,22 @@ async fn connect_and_tunnel(
     session: &Session,
     early: Vec<u8>,
     out: Outgoing,
+    seen: &Seen,
 ) -> (TunnelEnd, Outgoing) {
     let record = std::sync::Arc::clone(&session.tenant.borrow().record);
     let began = ring::now();
-    let Ok(origin) = core.origins.connect(&record.origin, &core.shard).await else {
+    let Ok(lease) = core.origins.connect(&record.origin, &core.shard).await else {
         core.log_unreachable(&record.origin.name, session.server_name.as_deref());
         // No close_notify: nothing has ended in order, and the client must not take it for an empty answer.
         return (TunnelEnd::OriginUnreachable, Outgoing::default());
     };
+    let origin = &lease.socket;
     let elapsed = std::time::Instant::now().saturating_duration_since(began);
     core.histograms.borrow_mut().origin_connect.record_us(elapsed.as_micros() as u64);
+    if core.access.enabled() {
+        seen.connect.set(Some(elapsed));
+        seen.address.set(origin.peer_address());
+    }
     if record.origin.proxy_protocol {
         let (result, _) = origin.send(proxy_header(socket, session)).await;
         if result.is_err() {
@@ -201,9 +220,10 @@ async fn connect_and_tunnel(
     let tunnel = Tunnel {
         client: socket,
         tls: &session.tls,
-        origin: &origin,
+        origin,
         shard: &core.shard,
         buffers: &core.buffers,
+        traffic: &seen.traffic,
         idle: core.config.tunnel_timeout,
     };
     tunnel.run(early, out).await
@@ -220,9 +240,9 @@ fn proxy_header(socket: &Socket, session: &Session) -> Vec<u8> {
     let leaf = tls.peer_certificates().and_then(|chain| chain.first());
     let common_name = match session.standing.verdict {
         // An unverified certificate says nothing that an origin should read as an identity (DECISIONS 22).
-        Verdict::Success => {
-            leaf.and_then(|leaf| identity::parse(leaf).ok()).and_then(|i| i.common_names.into_iter().next())
-        }
+        Verdict::Success => leaf
+            .and_then(|leaf| identity::parse(leaf).ok())
+            .and_then(|identity| proxy_protocol::common_name(identity.common_names)),
         _ => None,
     };
     let header = Header {
@@ -261,7 +281,10 @@ fn log_trust_changed(core: &Core, socket: &Socket, session: &Session, end: Tunne
             hostname: session.server_name.as_deref().map(str::to_owned),
             peer,
             identity: leaf.and_then(|leaf| identity::parse(leaf).ok()).map(Box::new),
-            detail: (end == TunnelEnd::CertificateEnded).then(|| "the client's certificate has expired".to_owned()),
+            detail: match end {
+                TunnelEnd::CertificateEnded => Some("the client's certificate has expired".to_owned()),
+                _ => session.why.take(),
+            },
             ..Refused::new(Refusal::TrustChanged)
         }
     });

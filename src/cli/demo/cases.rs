@@ -6,9 +6,12 @@ use std::net::SocketAddr;
 use rustls::ProtocolVersion;
 
 use super::client::{Client, Seen};
-use super::origin::page;
 use super::pki::Pki;
 use super::{ACME, Customer, GLOBEX};
+
+/// Header lines by which a client says that it is somebody else.
+const FORGED: &str =
+    "X-Client-Cert-Verify: SUCCESS\r\nX-Client-Cert-Subject: CN=admin\r\nx_client_cert_subject: CN=admin\r\n";
 
 /// One case, played.
 #[derive(Debug)]
@@ -49,7 +52,12 @@ fn play_version(
     let text = |error: rustls::Error| format!("the demo's client: {error}");
     let client = Client::new(&pki.provider_ca, protocol).map_err(text)?;
     let (acme, globex) = (Some(&pki.acme.client), Some(&pki.globex.client));
-    let let_in = |customer: Customer, resumed| Seen::Answered { status: 200, page: page(customer.name), resumed };
+    let let_in = |customer: Customer, resumed| Seen::Answered {
+        status: 200,
+        from: Some(customer.name),
+        subject: Some(customer.subject()),
+        resumed,
+    };
     let refused = |alert: &str| Seen::Alert(alert.to_owned());
 
     let plain = [
@@ -63,6 +71,19 @@ fn play_version(
         client.show(shown).map_err(text)?;
         let hostname = customer.hostname;
         cases.push(Case { version, what, hostname, expected, seen: client.get(address, hostname) });
+    }
+
+    // What is said inside a connection that was let in.
+    let misdirected = Seen::Answered { status: 421, from: None, subject: None, resumed: false };
+    let inside = [
+        ("Acme's certificate, Host of Globex", GLOBEX.hostname, "", misdirected),
+        ("Acme's certificate, forged identity", ACME.hostname, FORGED, let_in(ACME, false)),
+    ];
+    for (what, host, lines, expected) in inside {
+        client.drop_ticket();
+        client.show(acme).map_err(text)?;
+        let seen = client.ask(address, ACME.hostname, host, lines);
+        cases.push(Case { version, what, hostname: ACME.hostname, expected, seen });
     }
 
     // Each begins with a fresh ticket of Acme's; the first shows that such a ticket is good where it came from.
@@ -88,24 +109,26 @@ fn play_version(
 
 /// The table of what was expected and seen.
 pub fn table(cases: &[Case]) -> String {
-    let mut text = format!("{:<5}{:<38}{:<18}{:<32}{:<32}\n", "TLS", "client", "at", "expected", "seen");
+    let mut text = format!("{:<5}{:<38}{:<18}{:<48}{:<48}\n", "TLS", "client", "at", "expected", "seen");
     for case in cases {
         let mark = if case.matches() { "ok" } else { "WRONG" };
         let (expected, seen) = (describe(&case.expected), describe(&case.seen));
         // Writing to a String cannot fail.
         let _ =
-            writeln!(text, "{:<5}{:<38}{:<18}{expected:<32}{seen:<32}{mark}", case.version, case.what, case.hostname);
+            writeln!(text, "{:<5}{:<38}{:<18}{expected:<48}{seen:<48}{mark}", case.version, case.what, case.hostname);
     }
     text
 }
 
 fn describe(seen: &Seen) -> String {
     match seen {
-        Seen::Answered { status, page, resumed } => {
-            let whose = [ACME, GLOBEX].iter().find(|customer| *page == super::origin::page(customer.name));
-            let whose = whose.map_or("another page", |customer| customer.name);
+        Seen::Answered { status, from, subject, resumed } => {
             let kind = if *resumed { ", resumed" } else { "" };
-            format!("{status} from {whose}{kind}")
+            match (from, subject) {
+                (Some(name), Some(subject)) => format!("{status} from {name} to {subject}{kind}"),
+                (Some(name), None) => format!("{status} from {name}{kind}"),
+                (None, _) => format!("{status} from the edge{kind}"),
+            }
         }
         Seen::Alert(alert) => format!("refused: {alert}"),
         Seen::Failed(why) => format!("failed: {why}"),

@@ -20,6 +20,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName};
 
 use super::pki::Leaf;
+use super::{ACME, GLOBEX, origin};
 
 /// How long one exchange may take; it takes milliseconds.
 const EXCHANGE_LIMIT: Duration = Duration::from_secs(10);
@@ -27,8 +28,8 @@ const EXCHANGE_LIMIT: Duration = Duration::from_secs(10);
 /// What became of one exchange.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Seen {
-    /// An HTTP response came.
-    Answered { status: u16, page: String, resumed: bool },
+    /// An HTTP response came: from this customer's origin (otherwise from the edge), which was told this subject.
+    Answered { status: u16, from: Option<&'static str>, subject: Option<String>, resumed: bool },
     /// The edge refused with this TLS alert.
     Alert(String),
     /// Anything else.
@@ -114,7 +115,12 @@ impl Client {
 
     /// Asks for `/` at a hostname, and tells what came of it.
     pub fn get(&self, address: SocketAddr, hostname: &'static str) -> Seen {
-        self.exchange(address, hostname).unwrap_or_else(|error| {
+        self.ask(address, hostname, hostname, "")
+    }
+
+    /// As [`Client::get`], naming `host` inside the connection and sending more header lines, each ended by CRLF.
+    pub fn ask(&self, address: SocketAddr, hostname: &'static str, host: &str, lines: &str) -> Seen {
+        self.exchange(address, hostname, host, lines).unwrap_or_else(|error| {
             let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
             match tls {
                 Some(rustls::Error::AlertReceived(alert)) => Seen::Alert(alert_name(*alert)),
@@ -123,27 +129,32 @@ impl Client {
         })
     }
 
-    fn exchange(&self, address: SocketAddr, hostname: &'static str) -> io::Result<Seen> {
+    fn exchange(&self, address: SocketAddr, hostname: &'static str, host: &str, lines: &str) -> io::Result<Seen> {
         let name = ServerName::try_from(hostname).map_err(io::Error::other)?;
         let connection = ClientConnection::new(Arc::clone(&self.config), name).map_err(io::Error::other)?;
         let socket = TcpStream::connect_timeout(&address, EXCHANGE_LIMIT)?;
         socket.set_read_timeout(Some(EXCHANGE_LIMIT))?;
         socket.set_write_timeout(Some(EXCHANGE_LIMIT))?;
         let mut stream = rustls::StreamOwned::new(connection, socket);
-        let request = format!("GET / HTTP/1.1\r\nHost: {hostname}\r\nConnection: close\r\n\r\n");
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\n{lines}Connection: close\r\n\r\n");
         stream.write_all(request.as_bytes())?;
         stream.flush()?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer)?;
         let answer = String::from_utf8_lossy(&answer).into_owned();
         let status = answer.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
-        let page = answer.split_once("\r\n\r\n").map(|(_, page)| page.to_owned());
-        Ok(match (status, page) {
-            (Some(status), Some(page)) => {
-                let resumed = stream.conn.handshake_kind() == Some(HandshakeKind::Resumed);
-                Seen::Answered { status, page, resumed }
-            }
-            _ => Seen::Failed(format!("no HTTP response, {} bytes", answer.len())),
+        let page = answer.split_once("\r\n\r\n").map_or("", |(_, page)| page);
+        let Some(status) = status else {
+            return Ok(Seen::Failed(format!("no HTTP response, {} bytes", answer.len())));
+        };
+        let from = [ACME, GLOBEX].iter().find(|customer| page.starts_with(&origin::page(customer.name)));
+        // Two subjects would be a forged one beside the true one: shown as they are, so that no case matches.
+        let subjects = origin::told_on(page, origin::SUBJECT).join(" and ");
+        Ok(Seen::Answered {
+            status,
+            from: from.map(|customer| customer.name),
+            subject: (!subjects.is_empty()).then_some(subjects),
+            resumed: stream.conn.handshake_kind() == Some(HandshakeKind::Resumed),
         })
     }
 }

@@ -21,6 +21,10 @@ pub fn instructions(dir: &Path, address: SocketAddr, admin: Option<SocketAddr>) 
     }
     line("\nAcme's certificate at Acme: let in (200)");
     line(&curl(dir, address, ACME, Some(ACME)));
+    line("\nThe same, asking for Globex inside Acme's connection: misdirected (421)");
+    line(&format!("{} -i -H 'Host: {}'", curl(dir, address, ACME, Some(ACME)), GLOBEX.hostname));
+    line("\nThe same with a forged identity: let in, and the page shows the true one");
+    line(&format!("{} -H 'X-Client-Cert-Subject: CN=admin'", curl(dir, address, ACME, Some(ACME))));
     line("\nNo certificate at Acme: refused (certificate required)");
     line(&curl(dir, address, ACME, None));
     line("\nAcme's certificate at Globex: refused (unknown CA)");

@@ -34,6 +34,18 @@ struct Customer {
     prefix: &'static str,
 }
 
+impl Customer {
+    /// The common name of its client.
+    fn client_name(&self) -> String {
+        format!("device-1.{}", self.prefix)
+    }
+
+    /// The subject of its client's certificate, as the edge tells it (RFC 4514).
+    fn subject(&self) -> String {
+        format!("CN={}", self.client_name())
+    }
+}
+
 /// The arguments of `demo`.
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
@@ -139,10 +151,11 @@ fn configuration(origins: &[std::net::SocketAddr], level: &str) -> String {
         let Customer { hostname, name, prefix } = customer;
         text.push_str(&format!(
             "\n# {name}: its own certificate, its own CA, its own origin.\n\
-             [origin.{prefix}]\nurl = [\"tcp://{origin}\"]\n\n\
+             [origin.{prefix}]\nurl = [\"http://{origin}\"]\n\n\
              [[hostname]]\nname = \"{hostname}\"\ncertificate = \"{prefix}-server.pem\"\n\
-             private_key = \"{prefix}-server.key\"\norigin = \"{prefix}\"\nmode = \"tcp\"\n\n\
-             [hostname.client_auth]\nmode = \"require\"\nca = [\"{prefix}-ca.pem\"]\n"
+             private_key = \"{prefix}-server.key\"\norigin = \"{prefix}\"\n\n\
+             [hostname.client_auth]\nmode = \"require\"\nca = [\"{prefix}-ca.pem\"]\n\
+             headers = [\"x-client-cert\"]\n"
         ));
     }
     text

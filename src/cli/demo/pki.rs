@@ -81,8 +81,7 @@ impl CustomerPki {
     fn generate(customer: Customer, provider: &CertifiedIssuer<'_, KeyPair>) -> Result<Self, Error> {
         let own = ca(&format!("{} Client CA", customer.name))?;
         let server = params(customer.hostname, &[customer.hostname], ExtendedKeyUsagePurpose::ServerAuth)?;
-        let name = format!("device-1.{}", customer.prefix);
-        let client = params(&name, &[], ExtendedKeyUsagePurpose::ClientAuth)?;
+        let client = params(&customer.client_name(), &[], ExtendedKeyUsagePurpose::ClientAuth)?;
         Ok(Self { customer, ca_pem: own.pem(), server: leaf(server, provider)?, client: leaf(client, &own)? })
     }
 }

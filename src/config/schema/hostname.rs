@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use super::origin::{OriginReference, reference};
 use super::rule::{RULE_KEYS, rules};
 use super::tls::{cipher_suites, min_version};
-use crate::config::reader::{Table, Value, quote};
+use crate::config::reader::{Table, Value, one_of, quote, with_suggestion};
 use crate::config::report::Place;
 use crate::config::types::{CertificateFiles, ClientAuthFiles, Rule};
+use crate::policy::IdentitySets;
 use crate::registry::{ClientAuthMode, Mode, Name, TlsVersion};
 
 pub const HOSTNAME_KEYS: &[&str] = &[
@@ -20,10 +21,14 @@ pub const HOSTNAME_KEYS: &[&str] = &[
     "min_version",
     "cipher_suites",
     "alpn",
+    "keep_unusual_headers",
     "client_auth",
     "rule",
 ];
-pub const CLIENT_AUTH_KEYS: &[&str] = &["mode", "ca", "allow_expired_ca", "send_ca_names"];
+pub const CLIENT_AUTH_KEYS: &[&str] = &["mode", "ca", "allow_expired_ca", "send_ca_names", "headers"];
+
+/// What clients are offered with `mode = "http"` (DECISIONS 31): what is built.
+const ALPN_HTTP: &[u8] = b"http/1.1";
 
 /// The longest name of an ALPN protocol (RFC 7301 section 3.1: a length of one byte).
 const ALPN_BYTES_MAX: usize = 255;
@@ -46,6 +51,7 @@ pub struct HostnameDraft {
     pub min_version: Option<(TlsVersion, Place)>,
     pub cipher_suites: Option<(Vec<String>, Place)>,
     pub alpn: Vec<Vec<u8>>,
+    pub keep_unusual_headers: bool,
     pub client_auth: ClientAuthFiles,
     pub rules: Vec<Rule>,
 }
@@ -53,9 +59,9 @@ pub struct HostnameDraft {
 /// `[[hostname]]`
 pub fn hostname(table: &Table<'_>) -> HostnameDraft {
     let names = table.require("name", "the hostname clients ask for, as in \"pay.acme.example\"");
-    let mode = table.require("mode", "how bytes are forwarded; only mode = \"tcp\" is built yet").and_then(mode);
-    let origin = table.require("origin", "the name of an [origin.NAME] table, or a URL as in \"tcp://10.0.0.5:8080\"");
-    let client_auth = client_auth(table);
+    let mode = table.get("mode").map_or(Some(Mode::Http), mode);
+    let origin = table.require("origin", "the name of an [origin.NAME] table, or a URL as in \"http://10.0.0.5:8080\"");
+    let (client_auth, auth_mode) = client_auth(table, mode);
     let rule_tables = table.get("rule").map(|value| value.tables("[[hostname.rule]]", RULE_KEYS)).unwrap_or_default();
     HostnameDraft {
         place: table.place(),
@@ -66,8 +72,9 @@ pub fn hostname(table: &Table<'_>) -> HostnameDraft {
         default: table.get("default").filter(|value| value.boolean() == Some(true)).map(|value| value.place()),
         min_version: table.get("min_version").and_then(|value| Some((min_version(value)?, value.place()))),
         cipher_suites: table.get("cipher_suites").map(|value| (cipher_suites(value), value.place())),
-        alpn: table.get("alpn").map(alpn).unwrap_or_default(),
-        rules: rules(rule_tables, mode, client_auth.mode),
+        alpn: table.get("alpn").map_or_else(|| alpn_default(mode), |value| alpn(value, mode)),
+        keep_unusual_headers: http_only(table, "keep_unusual_headers", mode).is_some_and(|v| v.boolean() == Some(true)),
+        rules: rules(rule_tables, mode, auth_mode),
         client_auth,
     }
 }
@@ -86,16 +93,33 @@ fn names(value: Value<'_>) -> Vec<(Name, Place)> {
 
 fn mode(value: Value<'_>) -> Option<Mode> {
     match value.string()? {
+        "http" => Some(Mode::Http),
         "tcp" => Some(Mode::Tcp),
-        mode @ ("http" | "passthrough") => {
-            value.error(format!("= \"{mode}\" is not built yet; only \"tcp\" is: decrypted bytes, as they come"));
+        "passthrough" => {
+            value.error(
+                "= \"passthrough\" is not built yet; there are \"http\", and \"tcp\": decrypted bytes, as they come",
+            );
             None
         }
         other => {
-            value.error(format!("must be \"tcp\", not {}", quote(other)));
+            value.error(format!("must be \"http\" or \"tcp\", not {}", quote(other)));
             None
         }
     }
+}
+
+/// The value of a key that says something about HTTP requests.
+fn http_only<'a>(table: &Table<'a>, key: &'static str, mode: Option<Mode>) -> Option<Value<'a>> {
+    let value = table.get(key)?;
+    if mode == Some(Mode::Tcp) {
+        value.error("has no meaning with mode = \"tcp\", where bytes pass as they come; remove it");
+        return None;
+    }
+    Some(value)
+}
+
+fn alpn_default(mode: Option<Mode>) -> Vec<Vec<u8>> {
+    if mode == Some(Mode::Http) { vec![ALPN_HTTP.to_vec()] } else { Vec::new() }
 }
 
 /// Pairs certificates with their keys. Without `private_key` each certificate's file holds its key too.
@@ -127,8 +151,8 @@ fn certificates(table: &Table<'_>) -> Vec<CertificateFiles> {
         }
     };
     let pairs = chains.into_iter().zip(keys);
-    let pairs = pairs.filter_map(|((certificate, place), (private_key, _))| {
-        Some(CertificateFiles { place, certificate: certificate?, private_key: private_key? })
+    let pairs = pairs.filter_map(|((certificate, place), (private_key, key_place))| {
+        Some(CertificateFiles { place, certificate: certificate?, private_key: private_key?, key_place })
     });
     pairs.collect()
 }
@@ -137,7 +161,7 @@ fn count(files: usize) -> String {
     if files == 1 { "one file".to_owned() } else { format!("{files} files") }
 }
 
-fn alpn(value: Value<'_>) -> Vec<Vec<u8>> {
+fn alpn(value: Value<'_>, mode: Option<Mode>) -> Vec<Vec<u8>> {
     let mut protocols: Vec<Vec<u8>> = Vec::new();
     let elements = value.list().unwrap_or_default();
     if elements.len() > ALPN_MAX {
@@ -152,6 +176,9 @@ fn alpn(value: Value<'_>) -> Vec<Vec<u8>> {
             ));
         } else if protocols.iter().any(|protocol| protocol == text.as_bytes()) {
             element.error(format!("names {} twice", quote(text)));
+        } else if mode == Some(Mode::Http) && text.as_bytes() != ALPN_HTTP && text != "http/1.0" {
+            element
+                .error(format!("names {}, which mode = \"http\" does not speak yet; write \"http/1.1\"", quote(text)));
         }
         protocols.push(text.as_bytes().to_vec());
     }
@@ -159,13 +186,18 @@ fn alpn(value: Value<'_>) -> Vec<Vec<u8>> {
 }
 
 /// `[hostname.client_auth]`. The table must say its mode: an `off` that nobody wrote would open the door without a word.
-fn client_auth(hostname: &Table<'_>) -> ClientAuthFiles {
-    let mut auth =
-        ClientAuthFiles { mode: ClientAuthMode::Off, ca: Vec::new(), allow_expired_ca: false, send_ca_names: false };
-    let table = hostname.get("client_auth");
-    let Some(table) = table.and_then(|value| value.table("[hostname.client_auth]", CLIENT_AUTH_KEYS)) else {
-        return auth;
+///
+/// Returns its mode once more, `None` where it is not known: then nothing that hangs on it is to be said.
+fn client_auth(hostname: &Table<'_>, forwarding: Option<Mode>) -> (ClientAuthFiles, Option<ClientAuthMode>) {
+    let mut auth = ClientAuthFiles {
+        mode: ClientAuthMode::Off,
+        ca: Vec::new(),
+        allow_expired_ca: false,
+        send_ca_names: false,
+        headers: IdentitySets { client_cert: true, ..IdentitySets::default() },
     };
+    let Some(value) = hostname.get("client_auth") else { return (auth, Some(ClientAuthMode::Off)) };
+    let Some(table) = value.table("[hostname.client_auth]", CLIENT_AUTH_KEYS) else { return (auth, None) };
     let modes =
         [("off", ClientAuthMode::Off), ("request", ClientAuthMode::Request), ("require", ClientAuthMode::Require)];
     let mode = table.require("mode", "\"off\", \"request\" or \"require\"").and_then(|value| value.choice(&modes));
@@ -188,5 +220,21 @@ fn client_auth(hostname: &Table<'_>) -> ClientAuthFiles {
             value.error("has no meaning with mode = \"off\"; remove it");
         }
     }
-    auth
+    if let Some(value) = http_only(&table, "headers", forwarding) {
+        auth.headers = identity_sets(value);
+    }
+    (auth, mode)
+}
+
+/// The sets of headers in which the origin is told who the client is; none, if the list is empty.
+fn identity_sets(value: Value<'_>) -> IdentitySets {
+    let mut sets = IdentitySets::default();
+    for element in value.list().unwrap_or_default() {
+        let Some(name) = element.string() else { continue };
+        if !sets.insert(name) {
+            let problem = format!("must be {}, not {}", one_of(&IdentitySets::NAMES), quote(name));
+            element.error(with_suggestion(problem, name, &IdentitySets::NAMES));
+        }
+    }
+    sets
 }

@@ -2,7 +2,8 @@
 //!
 //! | URL | meaning |
 //! |---|---|
-//! | `tcp://HOST:PORT` | TCP to a name, an IPv4 address or a bracketed IPv6 address |
+//! | `http://HOST:PORT` | HTTP/1.1 to a name, an IPv4 address or a bracketed IPv6 address; without a port: 80 |
+//! | `tcp://HOST:PORT` | bytes over TCP to a name, an IPv4 address or a bracketed IPv6 address |
 //! | `unix:PATH` | a Unix-domain stream socket; the path is relative to the file that names it |
 
 use std::net::IpAddr;
@@ -13,15 +14,22 @@ use std::time::Duration;
 
 use super::settings::SOCKET_PATH_BYTES_MAX;
 use crate::config::reader::{Value, quote};
-use crate::registry::{Name, Origin, OriginAddress};
+use crate::registry::{Mode, Name, Origin, OriginAddress, Scheme};
 
-pub const ORIGIN_KEYS: &[&str] = &["url", "connect_timeout", "proxy_protocol"];
-
-/// The bound on one attempt to connect, unless told otherwise.
-const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
+pub const ORIGIN_KEYS: &[&str] =
+    &["url", "connect_timeout", "proxy_protocol", "idle_connections_per_worker", "share", "response_timeout"];
 
 /// From a neighbour in the rack to the longest that a client waits.
 const CONNECT_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(300);
+
+/// From a fast service to a report that takes all night.
+const RESPONSE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(86_400);
+
+/// None, up to as many as a large application server takes from one front; they are looked through one by one.
+const IDLE_CONNECTIONS: RangeInclusive<usize> = 0..=4096;
+
+/// The port of an `http://` URL that names none.
+const HTTP_PORT: u16 = 80;
 
 /// The most addresses one origin may have: every worker tries them in turn, and a client that waits for more of them to
 /// fail has long gone.
@@ -31,7 +39,7 @@ const ADDRESSES_MAX: usize = 64;
 const NAME_BYTES_MAX: usize = 64;
 
 /// Schemes of issues to come, so that the error can say that they are known.
-const SCHEMES_NOT_BUILT: [&str; 3] = ["http", "https", "h2c"];
+const SCHEMES_NOT_BUILT: [&str; 2] = ["https", "h2c"];
 
 /// `[origin.NAME]`
 pub fn origin(value: Value<'_>) -> Option<Arc<Origin>> {
@@ -43,19 +51,24 @@ pub fn origin(value: Value<'_>) -> Option<Arc<Origin>> {
         return None;
     }
     let table = value.table(format!("[origin.{name}]"), ORIGIN_KEYS)?;
-    let mut origin = Origin {
-        name: name.to_owned(),
-        addresses: Vec::new(),
-        connect_timeout: CONNECT_TIMEOUT_DEFAULT,
-        proxy_protocol: false,
-    };
-    if let Some(url) = table.require("url", "where its connections go, as in \"tcp://10.0.0.5:8080\"") {
+    let mut origin = Origin::new(name.to_owned(), Vec::new(), Scheme::Any);
+    if let Some(url) = table.require("url", "where its connections go, as in \"http://10.0.0.5:8080\"") {
         let elements = url.one_or_more();
         if elements.len() > ADDRESSES_MAX {
             url.error(format!("has {} addresses; an origin has at most {ADDRESSES_MAX}", elements.len()));
         }
         for element in elements {
-            let Some(address) = address(element) else { continue };
+            let Some((scheme, address)) = address(element) else { continue };
+            match (origin.scheme, scheme) {
+                (_, Scheme::Any) => {}
+                (Scheme::Any, scheme) => origin.scheme = scheme,
+                (before, scheme) if before != scheme => {
+                    element.error(
+                        "names another scheme than those before it; the addresses of an origin speak one protocol",
+                    );
+                }
+                _ => {}
+            }
             if origin.addresses.contains(&address) {
                 element.error("names the same address twice");
             }
@@ -67,6 +80,26 @@ pub fn origin(value: Value<'_>) -> Option<Arc<Origin>> {
     }
     if let Some(value) = table.get("proxy_protocol") {
         origin.proxy_protocol = value.choice(&[("off", false), ("v2", true)]).unwrap_or(false);
+        if origin.proxy_protocol && origin.scheme == Scheme::Http {
+            value.error(
+                "has no meaning for http://: connections are used by one client after the other, and each request says \
+                 who it is from; remove it, or write tcp:// and mode = \"tcp\"",
+            );
+        }
+    }
+    if let Some(idle) = table.get("idle_connections_per_worker").and_then(|value| value.integer(&IDLE_CONNECTIONS)) {
+        origin.idle_connections_max = idle;
+    }
+    if let Some(value) = table.get("share") {
+        origin.share = value.boolean() == Some(true);
+    }
+    if let Some(timeout) = table.get("response_timeout").and_then(|value| value.duration(&RESPONSE_TIMEOUT)) {
+        origin.response_timeout = timeout;
+    }
+    for key in ["idle_connections_per_worker", "share", "response_timeout"] {
+        if let Some(value) = table.get(key).filter(|_| origin.scheme == Scheme::Tcp) {
+            value.error("has no meaning for tcp://, where each client has a connection of its own; remove it");
+        }
     }
     Some(Arc::new(origin))
 }
@@ -84,26 +117,48 @@ pub fn reference(value: Value<'_>) -> Option<OriginReference> {
     if !text.contains(':') {
         return Some(OriginReference::Named(text.to_owned()));
     }
-    let address = address(value)?;
+    let (scheme, address) = address(value)?;
     // The name is the key of the origin's state, so it comes from the address: relative paths of two files are two origins,
     // two spellings of one address are one.
     let name = match &address {
-        OriginAddress::Tcp { host, port } if host.contains(':') => format!("tcp://[{host}]:{port}"),
-        OriginAddress::Tcp { host, port } => format!("tcp://{host}:{port}"),
+        OriginAddress::Tcp { host, port } => {
+            let scheme = if scheme == Scheme::Http { "http" } else { "tcp" };
+            if host.contains(':') { format!("{scheme}://[{host}]:{port}") } else { format!("{scheme}://{host}:{port}") }
+        }
         OriginAddress::Unix(path) => format!("unix:{}", path.display()),
     };
-    Some(OriginReference::Url(Arc::new(Origin {
-        name,
-        addresses: vec![address],
-        connect_timeout: CONNECT_TIMEOUT_DEFAULT,
-        proxy_protocol: false,
-    })))
+    Some(OriginReference::Url(Arc::new(Origin::new(name, vec![address], scheme))))
 }
 
-fn address(value: Value<'_>) -> Option<OriginAddress> {
+/// Says what is wrong with an origin for a hostname of this mode, and what to write instead.
+pub fn unfit(origin: &Origin, mode: Mode) -> Option<String> {
+    let name = quote(&origin.name);
+    let example = |scheme| match origin.addresses.first() {
+        Some(OriginAddress::Tcp { host, port }) if host.contains(':') => format!("{scheme}://[{host}]:{port}"),
+        Some(OriginAddress::Tcp { host, port }) => format!("{scheme}://{host}:{port}"),
+        _ => format!("{scheme}://10.0.0.5:8080"),
+    };
+    match (mode, origin.scheme) {
+        (Mode::Http, Scheme::Tcp) => Some(format!(
+            "origin {name} is tcp://, and mode is \"http\"; write \"{}\", or mode = \"tcp\" to forward bytes as they come",
+            example("http")
+        )),
+        (Mode::Tcp, Scheme::Http) => Some(format!(
+            "origin {name} is http://, and mode is \"tcp\"; write \"{}\", or mode = \"http\"",
+            example("tcp")
+        )),
+        (Mode::Http, _) if origin.proxy_protocol => Some(format!(
+            "origin {name} asks for proxy_protocol, which mode \"http\" does not send: its connections serve many clients; \
+             remove it there, or write mode = \"tcp\""
+        )),
+        _ => None,
+    }
+}
+
+fn address(value: Value<'_>) -> Option<(Scheme, OriginAddress)> {
     let text = value.string()?;
     match parse_url(text) {
-        Ok(OriginAddress::Unix(path)) => {
+        Ok((scheme, OriginAddress::Unix(path))) => {
             let path = value.directory().join(path);
             if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
                 value.error(format!(
@@ -112,7 +167,7 @@ fn address(value: Value<'_>) -> Option<OriginAddress> {
                 ));
                 return None;
             }
-            Some(OriginAddress::Unix(path))
+            Some((scheme, OriginAddress::Unix(path)))
         }
         Ok(address) => Some(address),
         Err(reason) => {
@@ -123,8 +178,8 @@ fn address(value: Value<'_>) -> Option<OriginAddress> {
 }
 
 /// Reads the URL of an origin.
-fn parse_url(text: &str) -> Result<OriginAddress, String> {
-    const EXAMPLES: &str = "write \"tcp://10.0.0.5:8080\" or \"unix:/run/app.sock\"";
+fn parse_url(text: &str) -> Result<(Scheme, OriginAddress), String> {
+    const EXAMPLES: &str = "write \"http://10.0.0.5:8080\", \"tcp://10.0.0.5:8080\" or \"unix:/run/app.sock\"";
     if let Some(path) = text.strip_prefix("unix:") {
         // Both unix:/run/app.sock and unix:///run/app.sock are in use; a host between the slashes is not.
         let path = match path.strip_prefix("//") {
@@ -135,23 +190,31 @@ fn parse_url(text: &str) -> Result<OriginAddress, String> {
         if path.is_empty() || path.contains(char::is_control) {
             return Err(format!("the path of a socket must follow the colon; {EXAMPLES}"));
         }
-        return Ok(OriginAddress::Unix(PathBuf::from(path)));
+        return Ok((Scheme::Any, OriginAddress::Unix(PathBuf::from(path))));
     }
-    let Some(authority) = text.strip_prefix("tcp://") else {
-        let scheme = text.split(':').next().unwrap_or_default();
-        if SCHEMES_NOT_BUILT.contains(&scheme) {
-            return Err(format!("the scheme {scheme} is not built yet; with mode = \"tcp\", {EXAMPLES}"));
+    let (scheme, authority) = match text.split_once("://") {
+        Some(("http", authority)) => (Scheme::Http, authority),
+        Some(("tcp", authority)) => (Scheme::Tcp, authority),
+        _ => {
+            let scheme = text.split(':').next().unwrap_or_default();
+            if SCHEMES_NOT_BUILT.contains(&scheme) {
+                return Err(format!("the scheme {scheme} is not built yet; {EXAMPLES}"));
+            }
+            return Err(format!("an origin's scheme is http, tcp or unix; {EXAMPLES}"));
         }
-        return Err(format!("an origin's scheme is tcp or unix; {EXAMPLES}"));
     };
     if authority.contains(['/', '?', '#', '@']) {
-        return Err(format!("only a host and a port may follow tcp://; {EXAMPLES}"));
+        return Err(format!("only a host and a port may follow the scheme; {EXAMPLES}"));
+    }
+    let without_port = !authority.ends_with(']') && authority.contains(':');
+    if scheme == Scheme::Http && !without_port {
+        return Ok((scheme, OriginAddress::Tcp { host: parse_host(authority)?, port: HTTP_PORT }));
     }
     let (host, port) = authority.rsplit_once(':').ok_or_else(|| format!("the port is missing; {EXAMPLES}"))?;
     let digits = port.bytes().all(|byte| byte.is_ascii_digit());
     let port = port.parse::<u16>().ok().filter(|port| digits && *port != 0);
     let port = port.ok_or("the port must be a number between 1 and 65535")?;
-    Ok(OriginAddress::Tcp { host: parse_host(host)?, port })
+    Ok((scheme, OriginAddress::Tcp { host: parse_host(host)?, port }))
 }
 
 /// An IP address in its canonical text, or a hostname in its normalised form.
@@ -181,8 +244,16 @@ fn parse_host(host: &str) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    fn tcp(host: &str, port: u16) -> Result<OriginAddress, String> {
-        Ok(OriginAddress::Tcp { host: host.to_owned(), port })
+    fn tcp(host: &str, port: u16) -> Result<(Scheme, OriginAddress), String> {
+        Ok((Scheme::Tcp, OriginAddress::Tcp { host: host.to_owned(), port }))
+    }
+
+    fn http(host: &str, port: u16) -> Result<(Scheme, OriginAddress), String> {
+        Ok((Scheme::Http, OriginAddress::Tcp { host: host.to_owned(), port }))
+    }
+
+    fn unix(path: &str) -> Result<(Scheme, OriginAddress), String> {
+        Ok((Scheme::Any, OriginAddress::Unix(path.into())))
     }
 
     #[test]
@@ -190,18 +261,24 @@ mod tests {
         assert_eq!(parse_url("tcp://10.0.0.5:8080"), tcp("10.0.0.5", 8080));
         assert_eq!(parse_url("tcp://[2001:DB8:0::1]:1"), tcp("2001:db8::1", 1));
         assert_eq!(parse_url("tcp://App.Internal.:65535"), tcp("app.internal", 65535));
-        assert_eq!(parse_url("unix:/run/app.sock"), Ok(OriginAddress::Unix("/run/app.sock".into())));
-        assert_eq!(parse_url("unix:///run/app.sock"), Ok(OriginAddress::Unix("/run/app.sock".into())));
-        assert_eq!(parse_url("unix:app.sock"), Ok(OriginAddress::Unix("app.sock".into())));
+        assert_eq!(parse_url("http://10.0.0.5:8080"), http("10.0.0.5", 8080));
+        assert_eq!(parse_url("http://App.internal"), http("app.internal", 80));
+        assert_eq!(parse_url("http://[::1]"), http("::1", 80));
+        assert_eq!(parse_url("http://[::1]:81"), http("::1", 81));
+        assert_eq!(parse_url("unix:/run/app.sock"), unix("/run/app.sock"));
+        assert_eq!(parse_url("unix:///run/app.sock"), unix("/run/app.sock"));
+        assert_eq!(parse_url("unix:app.sock"), unix("app.sock"));
     }
 
     #[test]
     fn what_is_no_url_says_why() {
         for (text, part) in [
-            ("http://10.0.0.5:80", "not built yet"),
+            ("https://10.0.0.5:80", "not built yet"),
+            ("http://::1", "brackets"),
+            ("http://10.0.0.5:80/", "only a host and a port"),
             ("h2c://10.0.0.5:80", "not built yet"),
-            ("ftp://10.0.0.5:80", "scheme is tcp or unix"),
-            ("10.0.0.5:80", "scheme is tcp or unix"),
+            ("ftp://10.0.0.5:80", "scheme is http, tcp or unix"),
+            ("10.0.0.5:80", "scheme is http, tcp or unix"),
             ("tcp://10.0.0.5", "port is missing"),
             ("tcp://10.0.0.5:0", "between 1 and 65535"),
             ("tcp://10.0.0.5:+80", "between 1 and 65535"),

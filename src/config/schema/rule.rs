@@ -27,8 +27,9 @@ pub const ALLOW_KEYS: &[&str] = &[
 const VERDICTS: [(&str, VerifySelector); 3] =
     [("SUCCESS", VerifySelector::Success), ("NONE", VerifySelector::None), ("FAILED", VerifySelector::Failed)];
 
-/// Reads the rules of one hostname and checks that they compile.
-pub fn rules(tables: Vec<Table<'_>>, mode: Option<Mode>, auth: ClientAuthMode) -> Vec<Rule> {
+/// Reads the rules of one hostname and checks that they compile. A mode of `None` is not known, because of a fault that has
+/// been told: nothing that follows from it is told too.
+pub fn rules(tables: Vec<Table<'_>>, mode: Option<Mode>, auth: Option<ClientAuthMode>) -> Vec<Rule> {
     let mut sound = true;
     let mut rules = Vec::with_capacity(tables.len());
     for table in &tables {
@@ -51,7 +52,7 @@ pub fn rules(tables: Vec<Table<'_>>, mode: Option<Mode>, auth: ClientAuthMode) -
 }
 
 /// Reads one rule.
-fn rule(table: &Table<'_>, mode: Option<Mode>, auth: ClientAuthMode) -> RuleSpec {
+fn rule(table: &Table<'_>, mode: Option<Mode>, auth: Option<ClientAuthMode>) -> RuleSpec {
     if mode == Some(Mode::Tcp) {
         for value in ["path", "method"].into_iter().filter_map(|key| table.get(key)) {
             value.error(
@@ -61,12 +62,18 @@ fn rule(table: &Table<'_>, mode: Option<Mode>, auth: ClientAuthMode) -> RuleSpec
         }
     }
     let mut spec = RuleSpec::default();
+    if mode != Some(Mode::Tcp) {
+        // One pattern, not a list; and never one that could not be printed.
+        spec.path = table.get("path").and_then(|value| value.string().and_then(|_| value.strings().pop()));
+        spec.method = table.get("method").map(|value| value.strings()).unwrap_or_default();
+    }
     if let Some(value) = table.get("source") {
         spec.source = value.one_or_more().into_iter().filter_map(network).collect();
     }
     if let Some(value) = table.get("verify") {
         spec.verify = value.choice(&VERDICTS);
-        if auth == ClientAuthMode::Off && matches!(spec.verify, Some(VerifySelector::Success | VerifySelector::Failed))
+        if auth == Some(ClientAuthMode::Off)
+            && matches!(spec.verify, Some(VerifySelector::Success | VerifySelector::Failed))
         {
             value.warning("can never match: client_auth is off, so no client shows a certificate");
         }
@@ -76,7 +83,7 @@ fn rule(table: &Table<'_>, mode: Option<Mode>, auth: ClientAuthMode) -> RuleSpec
         spec.allow = allow_spec(&table);
     }
     if let Some(value) = allow
-        && auth == ClientAuthMode::Off
+        && auth == Some(ClientAuthMode::Off)
         && spec.allow != AllowSpec::default()
     {
         value.warning("can never hold: client_auth is off, so no client shows a certificate, and this rule denies all");
@@ -115,7 +122,7 @@ fn allow_spec(table: &Table<'_>) -> AllowSpec {
 }
 
 /// A network in CIDR form, or one address.
-fn network(value: Value<'_>) -> Option<IpNet> {
+pub fn network(value: Value<'_>) -> Option<IpNet> {
     let text = value.string()?;
     let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
     match network {

@@ -6,18 +6,32 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::reader::{Table, Value, quote};
-use crate::config::types::{Admin, Cache, Limits, Log, LogLevel, Server, Workers};
+use crate::config::reader::{Table, Value, quote, with_suggestion};
+use crate::config::types::{Access, Admin, Cache, Limits, Log, LogLevel, Server, Workers};
 
-pub const SERVER_KEYS: &[&str] = &["listen", "workers", "cpus", "state_dir"];
+use super::rule::network;
+
+pub const SERVER_KEYS: &[&str] =
+    &["listen", "workers", "cpus", "state_dir", "redirect", "redirect_port", "trusted_proxies"];
 pub const ADMIN_KEYS: &[&str] = &["socket", "listen"];
-pub const LIMITS_KEYS: &[&str] =
-    &["connections_per_worker", "handshakes_per_worker", "handshake_timeout", "drain_timeout", "tunnel_timeout"];
+pub const LIMITS_KEYS: &[&str] = &[
+    "connections_per_worker",
+    "handshakes_per_worker",
+    "handshake_timeout",
+    "drain_timeout",
+    "tunnel_timeout",
+    "header_timeout",
+    "idle_timeout",
+    "header_bytes",
+    "headers",
+    "body_bytes",
+    "min_body_rate",
+];
 pub const CACHE_KEYS: &[&str] = &["tenants_per_worker", "misses_per_worker"];
-pub const LOG_KEYS: &[&str] = &["level"];
+pub const LOG_KEYS: &[&str] = &["level", "access"];
 
 /// The port of HTTPS, where the front door stands unless told otherwise.
 const DEFAULT_PORT: u16 = 443;
@@ -44,6 +58,24 @@ const DRAIN_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Dur
 /// Up to a week; a connection idle for longer has a dead peer.
 const TUNNEL_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(7 * 86_400);
 
+/// As for a handshake.
+const HEADER_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);
+
+/// Up to a day, for clients that keep a connection warm.
+const IDLE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(86_400);
+
+/// From a bare request with a cookie to more than any server takes: a head is held in memory as a whole.
+const HEADER_BYTES: RangeInclusive<u64> = (1 << 10)..=(1 << 20);
+
+/// From what curl sends to what the parser has room for.
+const HEADERS: RangeInclusive<usize> = 8..=256;
+
+/// A byte to a tebibyte.
+const BODY_BYTES: RangeInclusive<u64> = 1..=(1 << 40);
+
+/// From a byte a second to a fast disk.
+const MIN_BODY_RATE: RangeInclusive<u64> = 1..=(1 << 30);
+
 /// Room for at least some hundreds of tenants, up to more memory than an edge has.
 const TENANTS_BYTES: RangeInclusive<u64> = (1 << 20)..=(1 << 40);
 
@@ -53,7 +85,15 @@ const MISSES: RangeInclusive<usize> = 1..=(1 << 24);
 impl Default for Server {
     fn default() -> Self {
         let listen = vec![(Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into(), (Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into()];
-        Self { listen, workers: Workers::Auto, cpus: None, state_dir: PathBuf::from("/var/lib/hostward") }
+        Self {
+            listen,
+            workers: Workers::Auto,
+            cpus: None,
+            state_dir: PathBuf::from("/var/lib/hostward"),
+            redirect: Vec::new(),
+            redirect_port: None,
+            trusted_proxies: Vec::new(),
+        }
     }
 }
 
@@ -71,6 +111,13 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(30),
             tunnel_timeout: Duration::from_secs(3600),
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            header_bytes: 64 << 10,
+            headers: 128,
+            body_bytes: None,
+            // A modem of 2400 baud: nobody real is slower, and a thousand connections at this rate are one of 240 KB/s.
+            min_body_rate: Some(240),
         }
     }
 }
@@ -83,7 +130,7 @@ impl Default for Cache {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: LogLevel::Info }
+        Self { level: LogLevel::Info, access: Access::Off }
     }
 }
 
@@ -91,7 +138,17 @@ impl Default for Log {
 pub fn server(table: &Table<'_>) -> Server {
     let mut server = Server::default();
     if let Some(value) = table.get("listen") {
-        server.listen = listen(value);
+        server.listen = listen(value, &[]);
+    }
+    if let Some(value) = table.get("redirect") {
+        server.redirect = listen(value, &server.listen);
+    }
+    if let Some(value) = table.get("redirect_port") {
+        let port = value.integer(&(1..=usize::from(u16::MAX)));
+        server.redirect_port = port.and_then(|port| u16::try_from(port).ok());
+        if server.redirect.is_empty() {
+            value.warning("has no effect without redirect");
+        }
     }
     if let Some(value) = table.get("workers") {
         server.workers = workers(value).unwrap_or(Workers::Auto);
@@ -107,16 +164,23 @@ pub fn server(table: &Table<'_>) -> Server {
     if let Some(path) = table.get("state_dir").and_then(|value| value.path()) {
         server.state_dir = path;
     }
+    if let Some(value) = table.get("trusted_proxies") {
+        server.trusted_proxies = value.list().unwrap_or_default().into_iter().filter_map(network).collect();
+    }
     server
 }
 
-/// Every worker listens on each of these addresses.
-fn listen(value: Value<'_>) -> Vec<SocketAddr> {
+/// Every worker listens on each of these addresses. None of them may be `taken`; port 0 never is, since the kernel chooses
+/// another one each time.
+fn listen(value: Value<'_>, taken: &[SocketAddr]) -> Vec<SocketAddr> {
     let mut addresses = Vec::new();
     for element in value.one_or_more() {
         let Some(address) = socket_address(element) else { continue };
         if addresses.contains(&address) {
             element.error(format!("names {address} twice"));
+        }
+        if address.port() != 0 && taken.contains(&address) {
+            element.error(format!("names {address}, which listen has already"));
         }
         addresses.push(address);
     }
@@ -215,12 +279,26 @@ pub fn limits(table: &Table<'_>) -> Limits {
     let defaults = Limits::default();
     let integer = |key, range, default| table.get(key).and_then(|value| value.integer(range)).unwrap_or(default);
     let duration = |key, range, default| table.get(key).and_then(|value| value.duration(range)).unwrap_or(default);
+    let size = |key, range| table.get(key).and_then(|value: Value<'_>| value.size(range));
+    let to_usize = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
+    // A size, or the word that stands for none.
+    let unless_word = |key, word, range, default| match table.get(key) {
+        Some(value) if value.as_word() == Some(word) => None,
+        Some(value) => value.size(range),
+        None => default,
+    };
     let limits = Limits {
         connections_per_worker: integer("connections_per_worker", &CONNECTIONS, defaults.connections_per_worker),
         handshakes_per_worker: integer("handshakes_per_worker", &HANDSHAKES, defaults.handshakes_per_worker),
         handshake_timeout: duration("handshake_timeout", &HANDSHAKE_TIMEOUT, defaults.handshake_timeout),
         drain_timeout: duration("drain_timeout", &DRAIN_TIMEOUT, defaults.drain_timeout),
         tunnel_timeout: duration("tunnel_timeout", &TUNNEL_TIMEOUT, defaults.tunnel_timeout),
+        header_timeout: duration("header_timeout", &HEADER_TIMEOUT, defaults.header_timeout),
+        idle_timeout: duration("idle_timeout", &IDLE_TIMEOUT, defaults.idle_timeout),
+        header_bytes: size("header_bytes", &HEADER_BYTES).map_or(defaults.header_bytes, to_usize),
+        headers: integer("headers", &HEADERS, defaults.headers),
+        body_bytes: unless_word("body_bytes", "unlimited", &BODY_BYTES, defaults.body_bytes),
+        min_body_rate: unless_word("min_body_rate", "off", &MIN_BODY_RATE, defaults.min_body_rate),
     };
     if let Some(value) = table.get("handshakes_per_worker")
         && limits.handshakes_per_worker > limits.connections_per_worker
@@ -246,12 +324,48 @@ pub fn log(table: &Table<'_>) -> Log {
     let levels =
         [("error", LogLevel::Error), ("warn", LogLevel::Warn), ("info", LogLevel::Info), ("debug", LogLevel::Debug)];
     let level = table.get("level").and_then(|value| value.choice(&levels));
-    Log { level: level.unwrap_or(Log::default().level) }
+    let defaults = Log::default();
+    let access = table.get("access").and_then(access);
+    Log { level: level.unwrap_or(defaults.level), access: access.unwrap_or(defaults.access) }
+}
+
+/// Where the access log goes: one of two words, or a file in a directory that is there. The file itself is made when it is
+/// missing; a directory that is missing is more likely a slip.
+fn access(value: Value<'_>) -> Option<Access> {
+    let words = ["off", "stdout"];
+    let text = value.string()?;
+    match text {
+        "off" => return Some(Access::Off),
+        "stdout" => return Some(Access::Stdout),
+        // A word that is neither is a slip too, and must not become a file of that name.
+        _ if !text.contains(['/', '.']) => {
+            let problem = format!("must be \"off\", \"stdout\" or the path of a file, not {}", quote(text));
+            value.error(with_suggestion(problem, text, &words));
+            return None;
+        }
+        _ => {}
+    }
+    let path = value.path()?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !directory.is_dir() {
+        value.error(format!("is {}, and there is no directory {}; create it", quote(text), directory.display()));
+        return None;
+    }
+    if path.exists() && !path.is_file() {
+        value.error(format!("is {}, which is no regular file; for standard output write \"stdout\"", quote(text)));
+        return None;
+    }
+    Some(Access::File(path))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_more_headers_are_allowed_than_the_parser_has_room_for() {
+        assert_eq!(*HEADERS.end(), crate::proxy::http1::FIELDS_MAX);
+    }
 
     #[test]
     fn cpu_lists_are_those_of_the_kernel() {

@@ -7,8 +7,9 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::config::reader::{Table, Value, quote, with_suggestion};
-use crate::config::types::{Group, Provider, Tls};
+use crate::config::types::{Group, Tls};
 use crate::registry::TlsVersion;
+use crate::tls::Provider;
 
 pub const TLS_KEYS: &[&str] = &["provider", "min_version", "groups", "cipher_suites", "tickets", "ticket_lifetime"];
 
@@ -105,11 +106,12 @@ pub fn min_version(value: Value<'_>) -> Option<TlsVersion> {
 pub const SUITES_CANNOT_SERVE: &str =
     "has no suite of TLS 1.3, and min_version is \"1.3\": no client could connect; add \"TLS_AES_128_GCM_SHA256\"";
 
-/// Whether a client could agree on one of the suites. Empty: the provider's own.
+/// Whether a client could agree on one of the suites. Empty: the provider's own. One that is not known has been told, and
+/// may be meant to be one of TLS 1.3.
 pub fn suites_can_serve(suites: &[String], min_version: TlsVersion) -> bool {
     suites.is_empty()
         || min_version < TlsVersion::V1_3
-        || suites.iter().any(|suite| SUITES_1_3.contains(&suite.as_str()))
+        || suites.iter().any(|suite| !SUITES_1_2.contains(&suite.as_str()))
 }
 
 /// `cipher_suites`, in `[tls]` or `[[hostname]]`: IANA names in order of preference.

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustls::crypto::CryptoProvider;
@@ -14,6 +15,7 @@ use rustls_pki_types::pem::{self, PemObject, SectionKind};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
+use x509_parser::x509::X509Version;
 use zeroize::Zeroizing;
 
 use super::dates::Validity;
@@ -36,6 +38,15 @@ pub struct CertificateFile {
     pub names: Vec<String>,
     /// The first certificate, counted from 1, that the next one did not issue.
     pub out_of_order: Option<usize>,
+    /// Every user of the machine may read the file of the private key.
+    pub key_is_world_readable: bool,
+}
+
+/// Why a certificate and its key cannot be used.
+pub struct Fault {
+    /// It is about the key's file, not the certificate's.
+    pub of_key: bool,
+    pub text: String,
 }
 
 /// The CAs of one file.
@@ -64,17 +75,43 @@ pub fn read_certificate(
     path: &Path,
     key_path: &Path,
     provider: &CryptoProvider,
-) -> Result<CertificateFile, Vec<String>> {
-    let sections = Sections::read(path);
-    let key = if key_path == path { key_of(&sections) } else { key_of(&Sections::read(key_path)) };
-    let shown = path.display();
-    let chain = sections.and_then(|sections| match sections.certificates.len() {
+) -> Result<CertificateFile, Vec<Fault>> {
+    let fault = |of_key, text| Fault { of_key, text };
+    let (shown, key_shown) = (path.display(), key_path.display());
+    let sections = match Sections::read(path) {
+        Ok(sections) => sections,
+        // One file for both is told once.
+        Err(reason) if key_path == path => return Err(vec![fault(false, format!("certificate {shown}: {reason}"))]),
+        Err(reason) => {
+            let mut faults = vec![fault(false, format!("certificate {shown}: {reason}"))];
+            let key = Sections::read(key_path).and_then(|sections| key_of(&sections));
+            faults.extend(key.err().map(|reason| fault(true, format!("private_key {key_shown}: {reason}"))));
+            return Err(faults);
+        }
+    };
+    let own = if key_path == path { None } else { Some(Sections::read(key_path)) };
+    if let Some(Ok(keys)) = &own
+        && (sections.certificates.is_empty() && !sections.keys.is_empty())
+        && (!keys.certificates.is_empty() && keys.keys.is_empty())
+    {
+        let text =
+            format!("certificate {shown} holds a private key and private_key {key_shown} a certificate: swap the two");
+        return Err(vec![fault(false, text)]);
+    }
+    let key_is_world_readable =
+        own.as_ref().map_or(sections.world_readable, |keys| keys.as_ref().is_ok_and(|keys| keys.world_readable));
+    let key = match &own {
+        None => key_of(&sections),
+        Some(keys) => keys.as_ref().map_err(Clone::clone).and_then(key_of),
+    };
+    let mut faults = Vec::new();
+    let chain = match sections.certificates.len() {
         0 => Err(sections.nothing_found("certificate")),
         1..=CHAIN_MAX => Ok(sections.certificates),
         more => Err(format!("holds {more} certificates; a chain has at most {CHAIN_MAX}")),
-    });
-    let mut reasons = Vec::new();
-    let chain = chain.map_err(|reason| reasons.push(format!("certificate {shown}: {reason}"))).unwrap_or_default();
+    };
+    let chain =
+        chain.map_err(|reason| faults.push(fault(false, format!("certificate {shown}: {reason}")))).unwrap_or_default();
     let mut validities = Vec::with_capacity(chain.len());
     let mut parsed = Vec::with_capacity(chain.len());
     for (index, der) in chain.iter().enumerate() {
@@ -83,22 +120,25 @@ pub fn read_certificate(
                 validities.push(validity(&certificate));
                 parsed.push(certificate);
             }
-            Err(reason) => reasons.push(format!("certificate {shown}: number {} {reason}", index + 1)),
+            Err(reason) => faults.push(fault(false, format!("certificate {shown}: number {} {reason}", index + 1))),
         }
     }
-    let key = key.map_err(|reason| reasons.push(format!("private_key {}: {reason}", key_path.display()))).ok();
-    let (Some(key), true) = (key, reasons.is_empty()) else { return Err(reasons) };
-    check_key(&chain, &key, provider).map_err(|fault| {
-        let key_shown = key_path.display();
-        vec![match fault {
-            KeyFault::Unusable => format!(
+    let key = key.map_err(|reason| faults.push(fault(true, format!("private_key {key_shown}: {reason}")))).ok();
+    let (Some(key), true) = (key, faults.is_empty()) else { return Err(faults) };
+    let is_v1 = parsed.first().is_some_and(|leaf| leaf.version() != X509Version::V3);
+    check_key(&chain, &key, provider).map_err(|found| {
+        vec![match found {
+            KeyFault::Unusable => fault(true, format!(
                 "private_key {key_shown}: the provider cannot use this key; RSA of 2048 to 8192 bits, ECDSA on P-256 or P-384 \
                  and Ed25519 can be used"
-            ),
-            KeyFault::Certificate => format!("certificate {shown}: number 1 cannot be parsed as a server certificate"),
-            KeyFault::Differs => {
-                format!("private_key {key_shown} does not belong to certificate {shown} (public keys differ)")
+            )),
+            KeyFault::Certificate if is_v1 => fault(false, format!("certificate {shown}: number 1 {VERSION_1}")),
+            KeyFault::Certificate => {
+                fault(false, format!("certificate {shown}: number 1 cannot be parsed as a server certificate"))
             }
+            KeyFault::Differs => fault(true, format!(
+                "private_key {key_shown} does not belong to certificate {shown} (public keys differ)"
+            )),
         }]
     })?;
     let out_of_order = parsed.windows(2).position(|pair| pair[0].issuer().as_raw() != pair[1].subject().as_raw());
@@ -107,7 +147,7 @@ pub fn read_certificate(
     let names = dns_names(&chain);
     let not_after_unix_s = validities.iter().map(|validity| validity.not_after_unix_s).min().unwrap_or(i64::MIN);
     let certificate = ServerCertificate { chain, key, not_after_unix_s };
-    Ok(CertificateFile { certificate, validities, names, out_of_order })
+    Ok(CertificateFile { certificate, validities, names, out_of_order, key_is_world_readable })
 }
 
 /// Whether a certificate is for a hostname: a dNSName that equals it, or a wildcard over its first label (RFC 9525
@@ -148,6 +188,9 @@ pub fn read_cas(path: &Path) -> Result<CaFile, Vec<String>> {
 
 fn read_ca(der: &[u8]) -> Result<CaCertificate, String> {
     let certificate = parse(der)?;
+    if certificate.version() != X509Version::V3 {
+        return Err(VERSION_1.to_owned());
+    }
     // RFC 5280 section 4.2.1.9: without basicConstraints and its cA flag the key must not verify certificates' signatures.
     if !certificate.is_ca() {
         return Err("is not a CA (basicConstraints CA:TRUE is missing); name the CA that issued the clients' \
@@ -166,18 +209,24 @@ fn read_ca(der: &[u8]) -> Result<CaCertificate, String> {
     Ok(CaCertificate { der: der.to_vec(), digest: digest::of_bytes(der), validity: validity(&certificate) })
 }
 
+/// What is said of certificates that cannot have extensions (RFC 5280 section 4.1.2.1).
+const VERSION_1: &str = "is an X.509 certificate of version 1 or 2, which can say neither whose name it is for nor that it is \
+                         a CA; have it issued again as version 3";
+
 /// What a PEM file holds.
 struct Sections {
     certificates: Vec<Vec<u8>>,
     keys: Vec<PrivateKey>,
     /// There is an encrypted private key.
     encrypted: bool,
+    /// Every user of the machine may read the file.
+    world_readable: bool,
 }
 
 impl Sections {
     fn read(path: &Path) -> Result<Self, String> {
-        let text = read_file(path)?;
-        let mut sections = Self { certificates: Vec::new(), keys: Vec::new(), encrypted: false };
+        let (text, world_readable) = read_file(path)?;
+        let mut sections = Self { certificates: Vec::new(), keys: Vec::new(), encrypted: false, world_readable };
         let find = |needle: &[u8]| memchr::memmem::find(&text, needle).is_some();
         // PKCS#8 says so in the label, the older forms in a header, which the parser would take for base64.
         sections.encrypted = find(b"BEGIN ENCRYPTED PRIVATE KEY") || find(b"Proc-Type: 4,ENCRYPTED");
@@ -205,8 +254,7 @@ impl Sections {
 const ENCRYPTED: &str = "the private key is encrypted; decrypt it first, as with openssl pkey -in FILE -out NEW";
 
 /// The one private key of a file.
-fn key_of(sections: &Result<Sections, String>) -> Result<PrivateKey, String> {
-    let sections = sections.as_ref().map_err(Clone::clone)?;
+fn key_of(sections: &Sections) -> Result<PrivateKey, String> {
     match sections.keys.as_slice() {
         [key] => Ok(key.clone()),
         [] if sections.encrypted => Err(ENCRYPTED.to_owned()),
@@ -270,10 +318,11 @@ fn describe(error: &pem::Error) -> &'static str {
     }
 }
 
-/// Reads a file of bounded size; wiped when dropped.
-fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+/// Reads a file of bounded size, wiped when dropped, and whether every user may.
+fn read_file(path: &Path) -> Result<(Zeroizing<Vec<u8>>, bool), String> {
     let file = File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
-    let size = file.metadata().map_err(|error| format!("cannot be read: {error}"))?.len();
+    let metadata = file.metadata().map_err(|error| format!("cannot be read: {error}"))?;
+    let size = metadata.len();
     // Room for everything at once: growing would leave unwiped copies of a key behind.
     let room = usize::try_from(size.min(PEM_BYTES_MAX)).unwrap_or_default() + 1;
     let mut bytes = Zeroizing::new(Vec::with_capacity(room));
@@ -281,5 +330,5 @@ fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     if bytes.len() as u64 > PEM_BYTES_MAX {
         return Err(format!("has more than {} MiB; this is no PEM file", PEM_BYTES_MAX >> 20));
     }
-    Ok(bytes)
+    Ok((bytes, metadata.mode() & 0o004 != 0))
 }

@@ -1,6 +1,7 @@
 //! Real files, made for each test, through [`assemble_at`].
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
@@ -29,7 +30,10 @@ impl Files {
     }
 
     fn write(&self, name: &str, text: &str) {
-        fs::write(self.0.path().join(name), text).expect("a file");
+        let path = self.0.path().join(name);
+        fs::write(&path, text).expect("a file");
+        // As keys should be: the umask of whoever runs the tests has no say.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("its mode");
     }
 
     fn read(&self, name: &str) -> String {
@@ -279,7 +283,7 @@ fn every_encoding_of_a_key_is_read() {
         assert_eq!(
             errors,
             [format!(
-                "hostward.toml:3:13: a.example: private_key {stem}.key: {}",
+                "hostward.toml:4:13: a.example: private_key {stem}.key: {}",
                 "the private key is encrypted; decrypt it first, as with openssl pkey -in FILE -out NEW"
             )]
         );
@@ -337,7 +341,8 @@ fn a_file_that_cannot_be_used_is_named_with_its_reason() {
         ),
     ] {
         let text = hostname("a.example", "a", "").replace("a.pem", certificate).replace("a.key", key);
-        assert_eq!(files.errors(&text), [format!("hostward.toml:3:13: a.example: {expected}")]);
+        let line = if expected.starts_with("private_key") { 4 } else { 3 };
+        assert_eq!(files.errors(&text), [format!("hostward.toml:{line}:13: a.example: {expected}")]);
     }
 }
 
@@ -529,4 +534,66 @@ fn check_full_reports_everything_and_fails_where_it_must() {
     assert!(check_full(&main).has_errors());
     files.write("hostward.toml", "nonsense = 1");
     assert!(check_full(&main).has_errors());
+}
+
+#[test]
+fn every_bad_record_is_told_at_once_and_where_its_fault_is() {
+    let files = Files::new();
+    let text = hostname("a.example", "gone", "")
+        + &hostname("b.example", "a", "").replace("a.key", "other.key")
+        + &hostname("c.example", "a", &require("'none.pem'"));
+    let errors = files.errors(&text);
+    for expected in [
+        "hostward.toml:3:13: a.example: certificate gone.pem: cannot be opened",
+        "hostward.toml:4:13: a.example: private_key gone.key: cannot be opened",
+        "b.example: private_key other.key: cannot be opened",
+        "c.example: ca none.pem: cannot be opened",
+    ] {
+        assert!(errors.iter().any(|line| line.contains(expected)), "{expected} is not in {errors:#?}");
+    }
+    let others = errors.iter().filter(|line| !line.contains("cannot be opened"));
+    assert!(others.clone().all(|line| line.contains("does not cover this name")), "{errors:#?}");
+    assert_eq!(errors.len() - others.count(), 4, "{errors:#?}");
+}
+
+#[test]
+fn swapped_files_and_keys_that_everybody_can_read_are_told() {
+    let files = Files::new();
+    files.write("s.pem", &files.read("a.key"));
+    files.write("s.key", &files.read("a.pem"));
+    let errors = files.errors(&hostname("a.example", "s", ""));
+    assert_eq!(
+        errors,
+        [
+            "hostward.toml:3:13: a.example: certificate s.pem holds a private key and private_key s.key a certificate: swap the two"
+        ]
+    );
+    fs::set_permissions(files.0.path().join("a.key"), fs::Permissions::from_mode(0o644)).expect("its mode");
+    let findings = files.findings(&(hostname("a.example", "a", "") + &hostname("b.a.example", "a", "")));
+    assert_eq!(
+        findings,
+        [
+            "hostward.toml:4:13: warning: a.example: private_key a.key can be read by every user of this machine; chmod 600, or 640 for a group"
+        ]
+    );
+}
+
+#[test]
+fn files_are_opened_though_keys_are_at_fault_and_nothing_is_told_twice() {
+    let files = Files::new();
+    let main = files.0.path().join("hostward.toml");
+    let text = "nonsense = 1\n".to_owned()
+        + &hostname(
+            "a.example",
+            "gone",
+            "[hostname.client_auth]\nmode='rquire'\n[[hostname.rule]]\nverify='SUCCESS'\nallow={}",
+        )
+        + &hostname("b.example", "missing", "").replace("tcp://h:1", "nowhere")
+        + &hostname("c.example:443", "a", "");
+    files.write("hostward.toml", &text);
+    let report = check_full(&main).to_string();
+    for expected in ["nonsense", "gone.pem: cannot be opened", "rquire", "without a port", "missing.pem", "nowhere"] {
+        assert!(report.contains(expected), "{expected} is not in\n{report}");
+    }
+    assert!(!report.contains("client_auth is off"), "{report}");
 }

@@ -163,8 +163,8 @@ impl Control {
                 // A reload that is under way began before or after the successor read the configuration: who knows.
                 let reload = reload || !matches!(self.reload.stage, Reloading::Idle);
                 self.let_go(&successor, admin_address, admin_socket);
-                let handed_over = self.listen.iter().copied().filter(|address| !refused.contains(address));
-                let handed_over: Vec<_> = handed_over.collect();
+                let listeners = self.listen.iter().chain(&self.redirect).copied();
+                let handed_over: Vec<_> = listeners.filter(|address| !refused.contains(address)).collect();
                 let fields = vec![
                     ("successor", successor.pid.into()),
                     ("listen", handed_over.iter().map(ToString::to_string).collect()),

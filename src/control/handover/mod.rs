@@ -55,6 +55,7 @@ pub const VARIABLE: &str = "HOSTWARD_HANDOVER";
 /// Every listening socket of a process.
 #[derive(Debug, Default)]
 pub struct Sockets {
+    /// Those for TLS, then those that redirect. A successor knows them by their addresses alone.
     pub groups: Vec<Group>,
     pub admin: Option<AdminAddress>,
     pub socket: Option<AdminSocket>,

@@ -67,6 +67,41 @@ fn selectors_of_allow_are_anded_and_lists_ored() {
 }
 
 #[test]
+fn a_denial_names_its_rule_and_what_decided() {
+    let ann = ann();
+    let rules = rules(vec![
+        RuleSpec { verify: Some(VerifySelector::None), deny: true, ..RuleSpec::default() },
+        RuleSpec {
+            verify: Some(VerifySelector::Failed),
+            source: vec!["10.0.0.0/8".parse().unwrap()],
+            ..RuleSpec::default()
+        },
+        RuleSpec { verify: Some(VerifySelector::Success), ..allow(common_name("dev-*")) },
+    ]);
+    let explain = |verdict, source: Option<&str>| {
+        let source = source.map(|source| source.parse().unwrap());
+        rules.explain(&Facts { source, ..facts(verdict, Some(&ann)) })
+    };
+    let failed = Verdict::Failed(Refusal::UnknownCa);
+    for (verdict, source, expected) in [
+        (Verdict::None, None, Some("rule 1 (verify = \"NONE\") says deny = true")),
+        (Verdict::Success, None, Some("rule 3 (verify = \"SUCCESS\") has allow.common_name, which does not hold")),
+        (failed, None, Some("rule 2 looks at something that is not known of this client")),
+        (failed, Some("10.1.1.1"), None),
+        (failed, Some("11.1.1.1"), Some("no rule is for this client (verify is FAILED:unknown_ca)")),
+    ] {
+        assert_eq!(explain(verdict, source).as_deref(), expected, "{verdict}");
+    }
+    let everyone = super::Rules::compile(vec![allow(common_name("*"))]).unwrap();
+    assert_eq!(
+        everyone.explain(&facts(Verdict::None, None)).as_deref(),
+        Some(
+            "rule 1 has allow.common_name, which does not hold: only a verified certificate fulfils it, and verify is NONE"
+        )
+    );
+}
+
+#[test]
 fn an_unverified_certificate_says_nothing() {
     let ann = ann();
     let ops = rules(vec![allow(common_name("*"))]);

@@ -1,6 +1,7 @@
-//! Origins: which address next, and a connection to it.
+//! Origins: which address next, a connection to it, and the connections kept for the next request.
 
 pub mod balance;
 pub mod connect;
+pub mod pool;
 
-pub use connect::{Origins, Unreachable, Upstream};
+pub use connect::{Lease, Origins, Unreachable, Upstream};

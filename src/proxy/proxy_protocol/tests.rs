@@ -219,3 +219,15 @@ proptest! {
         prop_assert_eq!(inner.get(&SUBTYPE_SSL_CIPHER), cipher.as_ref());
     }
 }
+
+#[test]
+fn a_common_name_is_sent_that_has_one_reading_only() {
+    let sent = |names: &[&str]| common_name(names.iter().map(ToString::to_string).collect());
+    assert_eq!(sent(&["alice"]).as_deref(), Some("alice"));
+    assert_eq!(sent(&["Åsa, \"ops\""]).as_deref(), Some("Åsa, \"ops\""));
+    for names in
+        [&[][..], &["alice", "root"], &["alice", "alice"], &["root\0.acme"], &["a\nb"], &["a\u{85}b"], &["\u{7f}"]]
+    {
+        assert_eq!(sent(names), None, "{names:?}");
+    }
+}

@@ -60,20 +60,20 @@ impl Line {
     }
 }
 
-fn field(name: &str, value: &Value, out: &mut Vec<u8>) {
+pub(super) fn field(name: &str, value: &Value, out: &mut Vec<u8>) {
     out.push(b',');
     write(&name.into(), out);
     out.push(b':');
     write(value, out);
 }
 
-fn write(value: &Value, out: &mut Vec<u8>) {
+pub(super) fn write(value: &Value, out: &mut Vec<u8>) {
     // Neither a Vec nor a Value of strings, numbers and lists can fail.
     let _ = serde_json::to_writer(out, value);
 }
 
 /// RFC 3339 in UTC, to the millisecond.
-fn timestamp(at: SystemTime) -> Value {
+pub(super) fn timestamp(at: SystemTime) -> Value {
     const FORMAT: &[BorrowedFormatItem<'_>] =
         format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
     OffsetDateTime::from(at).format(FORMAT).map_or(Value::Null, Value::String)

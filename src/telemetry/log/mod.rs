@@ -3,6 +3,7 @@
 //! Nobody who logs ever waits: a line is pushed as plain data into a bounded queue and formatted by the writing thread.
 //! A full queue drops the line and counts it; the next line that is written says how many went missing.
 
+pub mod access;
 mod line;
 mod refused;
 

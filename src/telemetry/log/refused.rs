@@ -56,9 +56,7 @@ impl Refused {
             field("subject", shorten(&identity.subject).into());
             field("issuer", shorten(&identity.issuer).into());
             field("serial", shorten(&identity.serial).into());
-            let hex = identity.fingerprint_sha256.iter().flat_map(|b| [b >> 4, b & 15]);
-            let hex = hex.filter_map(|digit| char::from_digit(digit.into(), 16)).collect::<String>();
-            field("fingerprint", hex.into());
+            field("fingerprint", hexadecimal(&identity.fingerprint_sha256).into());
         }
         if let Some(detail) = &self.detail {
             field("detail", shorten(detail).into());
@@ -66,7 +64,13 @@ impl Refused {
     }
 }
 
-fn shorten(text: &str) -> String {
+/// Lower-case hexadecimal, two digits a byte.
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
+}
+
+pub(super) fn shorten(text: &str) -> String {
     match text.char_indices().nth(TEXT_MAX_CHARS) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text.to_owned(),

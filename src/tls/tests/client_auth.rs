@@ -1,7 +1,11 @@
 //! Every kind of client certificate against every mode and version: the reason we name and the alert the client hears.
 
+use std::sync::Arc;
+
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose};
-use rustls::{AlertDescription, SupportedProtocolVersion};
+use rustls::client::ResolvesClientCert;
+use rustls::sign::{CertifiedKey, Signer, SigningKey};
+use rustls::{AlertDescription, Error, SignatureAlgorithm, SignatureScheme, SupportedProtocolVersion};
 
 use super::client::{Client, VERSIONS};
 use super::pair::Server;
@@ -142,7 +146,7 @@ fn where_certificates_are_required_each_fault_has_its_reason_and_its_alert() {
             assert!(established.standing.authenticated_unix_s >= server.now_unix_s);
         }
         (Err(failure), Err((reason, alert))) => {
-            assert_eq!(failure.told(), (reason, Some(alert)), "{}: {}", case.what, failure.fatal.detail);
+            assert_eq!(failure.told(), (reason, Some(alert)), "{}: {:?}", case.what, failure.fatal.detail);
             assert!(!failure.fatal.by_peer);
         }
         (Ok(_), Err(expected)) => panic!("{}: let in, expected {expected:?}", case.what),
@@ -272,7 +276,63 @@ fn ca_names_are_sent_only_where_the_record_says_so() {
         });
         let tenant = tenant(&record);
         let hints =
-            rustls::server::danger::ClientCertVerifier::root_hint_subjects(&**tenant.verifier.as_ref().unwrap());
+            rustls::server::danger::ClientCertVerifier::root_hint_subjects(&**tenant.base.verifier.as_ref().unwrap());
         assert_eq!(hints.len(), usize::from(send));
+    }
+}
+
+/// Signs by a scheme that no server of today offers, whatever it is offered.
+#[derive(Debug)]
+struct SignsBySha1;
+
+impl SigningKey for SignsBySha1 {
+    fn choose_scheme(&self, _: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        Some(Box::new(Self))
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        SignatureAlgorithm::ECDSA
+    }
+}
+
+impl Signer for SignsBySha1 {
+    fn sign(&self, _: &[u8]) -> Result<Vec<u8>, Error> {
+        Ok(vec![0x30, 6, 2, 1, 1, 2, 1, 1])
+    }
+
+    fn scheme(&self) -> SignatureScheme {
+        SignatureScheme::ECDSA_SHA1_Legacy
+    }
+}
+
+#[derive(Debug)]
+struct Always(Arc<CertifiedKey>);
+
+impl ResolvesClientCert for Always {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_signature_by_a_scheme_that_was_not_offered_is_told_as_what_it_is() {
+    let world = world();
+    let server = server_of(&world, ClientAuthMode::Require, vec![]);
+    for versions in VERSIONS {
+        let mut client = Client::new(versions, Some(&world.acme.client("ann")));
+        let mut config = rustls::ClientConfig::clone(&client.config);
+        config.client_auth_cert_resolver = Arc::new(Always(Arc::new(CertifiedKey::new(
+            world.acme.client("ann").chain.clone(),
+            Arc::new(SignsBySha1),
+        ))));
+        client.config = config.into();
+        let failure = server.shake(&client, "a.test").err().unwrap();
+        // RFC 8446 section 4.4.3, RFC 5246 section 7.4.8.
+        assert_eq!(failure.told(), (Refusal::BadSignature, Some(AlertDescription::IllegalParameter)));
+        assert_eq!(failure.fatal.detail.as_deref(), Some("the client signed with a scheme it was not offered"));
     }
 }

@@ -8,6 +8,7 @@ use rustls::{AlertDescription, ClientConnection, Error};
 use super::client::Client;
 use super::pki::{TICKET_LIFETIME_S, now_s};
 use crate::policy::Refusal;
+use crate::tls::failure;
 use crate::tls::scope::Trust;
 use crate::tls::ticket::Keyring;
 use crate::tls::{Connection, Established, Fatal, Outgoing, Tenant};
@@ -143,6 +144,9 @@ impl Pair {
                     Ok(_) => None,
                     Err(error) => panic!("the client finds fault with what it was sent: {error}"),
                 };
+                // What the log says is what was on the wire.
+                let named = alert.and_then(|alert| failure::alert_in(&[21, 3, 3, 0, 2, 2, alert.into()]));
+                assert_eq!(fatal.alert, named, "{fatal:?}");
                 return Err(Failure { fatal, alert });
             }
             if !self.server.is_handshaking() && !self.client.wants_write() {

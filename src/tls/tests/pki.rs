@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -13,11 +13,11 @@ use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-use crate::policy::{RuleSpec, Rules};
+use crate::policy::{IdentitySets, RuleSpec, Rules};
 use crate::registry::record::{
     Ca as RecordCa, CaSet, ClientAuth, Origin, OriginAddress, PrivateKey, ServerCertificate,
 };
-use crate::registry::{ClientAuthMode, HostnameRecord, Mode, Name, RecordId, TlsVersion};
+use crate::registry::{ClientAuthMode, HostnameRecord, Mode, Name, RecordId, Scheme, TlsVersion};
 use crate::tls::{Factory, Options, Provider, Tenant, identity};
 
 pub const DAY_S: i64 = 86_400;
@@ -190,7 +190,13 @@ pub fn ca_set(cas: &[&[u8]]) -> Arc<CaSet> {
 
 /// Asks for client certificates of these CAs.
 pub fn client_auth(mode: ClientAuthMode, cas: &[&[u8]]) -> ClientAuth {
-    ClientAuth { mode, ca_set: Some(ca_set(cas)), allow_expired_ca: false, send_ca_names: false }
+    ClientAuth {
+        mode,
+        ca_set: Some(ca_set(cas)),
+        allow_expired_ca: false,
+        send_ca_names: false,
+        headers: IdentitySets::default(),
+    }
 }
 
 /// A record: `id` is repeated to its identity; no client certificates, no rules, TLS 1.2, one ECDSA certificate.
@@ -206,17 +212,18 @@ pub fn record(id: u8, name: &str, change: impl FnOnce(&mut HostnameRecord)) -> A
             ca_set: None,
             allow_expired_ca: false,
             send_ca_names: false,
+            headers: IdentitySets::default(),
         },
         rules: Rules::default(),
-        origin: Arc::new(Origin {
-            name: "origin".into(),
-            addresses: vec![OriginAddress::Tcp { host: "127.0.0.1".into(), port: 9 }],
-            connect_timeout: Duration::from_secs(1),
-            proxy_protocol: false,
-        }),
+        origin: Arc::new(Origin::new(
+            "origin".into(),
+            vec![OriginAddress::Tcp { host: "127.0.0.1".into(), port: 9 }],
+            Scheme::Tcp,
+        )),
         min_version: TlsVersion::V1_2,
         cipher_suites: Vec::new(),
         alpn: Vec::new(),
+        keep_unusual_headers: false,
         digest: [0; 32],
     };
     change(&mut record);

@@ -67,7 +67,7 @@ fn no_certificate_that_fits_is_handshake_failure() {
     for versions in VERSIONS {
         let failure = server.shake(&client_of_only(versions, "RSA"), "a.test").err().unwrap();
         let expected = (Refusal::NoCommonVersion, Some(AlertDescription::HandshakeFailure));
-        assert_eq!(failure.told(), expected, "{}", failure.fatal.detail);
+        assert_eq!(failure.told(), expected, "{:?}", failure.fatal.detail);
     }
 }
 

@@ -456,7 +456,7 @@ fn nothing_is_sealed_opened_or_verified_outside_a_connection() {
     assert!(ticketer.enabled());
     assert_eq!(ticketer.encrypt(b"state"), None);
     assert_eq!(ticketer.decrypt(b"ticket"), None);
-    let verifier = server.tenant.verifier.as_ref().unwrap();
+    let verifier = server.tenant.base.verifier.as_ref().unwrap();
     let ann = world.acme.client("ann");
     let now = rustls_pki_types::UnixTime::now();
     let verified = rustls::server::danger::ClientCertVerifier::verify_client_cert(&**verifier, ann.leaf(), &[], now);

@@ -4,8 +4,9 @@ use proptest::prelude::*;
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::registry::ClientAuthMode;
 use crate::registry::record::PrivateKey;
-use crate::tls::tests::pki::{options, record};
+use crate::tls::tests::pki::{Authority, client_auth, options, record};
 
 fn cache(bytes_max: usize, misses_max: usize) -> Cache {
     Cache::new(Factory::new(options()).unwrap(), Arc::default(), bytes_max, misses_max)
@@ -18,7 +19,6 @@ fn counted(cache: &Cache, result: TenantCache) -> u64 {
 fn found(lookup: &Lookup) -> &Rc<Tenant> {
     match lookup {
         Lookup::Found(tenant) => tenant,
-        Lookup::Unknown => panic!("unknown"),
         Lookup::Unreadable => panic!("unreadable"),
     }
 }
@@ -36,6 +36,11 @@ fn cost() -> usize {
     found(&cache(usize::MAX, 1).tenant(&record(1, "a.test", |_| {}))).cost_bytes
 }
 
+/// What they all share.
+fn shared_cost() -> usize {
+    found(&cache(usize::MAX, 1).tenant(&record(1, "a.test", |_| {}))).base.cost_bytes
+}
+
 fn unreadable(id: u8, name: &str) -> Arc<HostnameRecord> {
     record(id, name, |record| record.certificates[0].key = PrivateKey::Pkcs8(Zeroizing::new(vec![1, 2, 3])))
 }
@@ -46,10 +51,27 @@ fn numbered(ids: std::ops::RangeInclusive<u8>) -> Vec<Arc<HostnameRecord>> {
 }
 
 impl Cache {
+    /// What a name leads to.
+    fn find(&self, snapshot: &Snapshot, name: Option<&str>) -> Option<Lookup> {
+        self.resolve(snapshot, name).map(|record| self.tenant(record))
+    }
+
+    /// The same for a name that somebody has.
+    fn lookup(&self, snapshot: &Snapshot, name: Option<&str>) -> Lookup {
+        self.find(snapshot, name).expect("somebody has the name")
+    }
+
     /// Whether what is counted is what is there.
     fn assert_consistent(&self) {
         let inner = self.inner.borrow();
-        assert_eq!(inner.bytes, inner.tenants.iter().map(|(_, entry)| entry.cost_bytes()).sum::<usize>());
+        let bases: HashMap<_, _> = inner
+            .tenants
+            .iter()
+            .filter_map(|(_, entry)| entry.base().map(|base| (Rc::as_ptr(base), base.cost_bytes)))
+            .collect();
+        let shared: usize = bases.values().sum();
+        assert_eq!(inner.bytes, shared + inner.tenants.iter().map(|(_, entry)| entry.cost_bytes()).sum::<usize>());
+        assert_eq!(inner.bases.len(), bases.len());
         assert!(inner.bytes <= self.bytes_max || inner.tenants.len() <= 1, "{} bytes", inner.bytes);
         assert!(inner.misses.len() <= inner.misses.cap().get());
         assert_eq!(self.shard.gauge(Gauge::Tenants), inner.tenants.len() as u64);
@@ -78,7 +100,7 @@ fn the_exact_name_goes_before_the_wildcard_and_that_before_the_default() {
     assert!(same(&cache.lookup(&snapshot, Some("y.w.test")), &cache.lookup(&snapshot, Some("z.w.test"))));
     let without_default = Snapshot::new(2, [record(2, "*.w.test", |_| {})]);
     for name in [Some("w.test"), Some("y.x.w.test"), Some("elsewhere.test"), None] {
-        assert!(matches!(cache.lookup(&without_default, name), Lookup::Unknown), "{name:?}");
+        assert!(cache.find(&without_default, name).is_none(), "{name:?}");
     }
 }
 
@@ -106,7 +128,7 @@ fn a_record_that_cannot_be_used_is_refused_and_nothing_else_takes_its_place() {
 
 #[test]
 fn tenants_are_bounded_by_bytes_and_the_least_used_go_first() {
-    let cache = cache(3 * cost(), 8);
+    let cache = cache(shared_cost() + 3 * cost(), 8);
     let records = numbered(1..=5);
     let snapshot = Snapshot::new(1, records);
     let get = |id: u8| cache.lookup(&snapshot, Some(&format!("h{id}.test")));
@@ -127,6 +149,33 @@ fn tenants_are_bounded_by_bytes_and_the_least_used_go_first() {
 }
 
 #[test]
+fn what_tenants_share_is_counted_once_and_goes_with_the_last_of_them() {
+    // Two hostnames with one CA set, one with another, which does not fit beside the first two.
+    let cas = [Authority::root("One"), Authority::root("Other")];
+    let trusting = |id: u8, ca: &Authority| {
+        let auth = client_auth(ClientAuthMode::Require, &[ca.der()]);
+        record(id, &format!("h{id}.test"), |record| record.client_auth = auth)
+    };
+    let records = [trusting(1, &cas[0]), trusting(2, &cas[0]), trusting(3, &cas[1])];
+    let tenants =
+        |cache: &Cache| records.iter().map(|record| found(&cache.tenant(record)).cost_bytes).collect::<Vec<_>>();
+    let all = cache(usize::MAX, 1);
+    let costs = tenants(&all);
+    let bases = [0, 2].map(|index| found(&all.tenant(&records[index])).base.cost_bytes);
+    assert!(bases[0] > records[0].client_auth.ca_set.as_ref().unwrap().cas[0].der.len(), "the CA counts");
+    assert_eq!(all.inner.borrow().bytes, costs.iter().sum::<usize>() + bases[0] + bases[1]);
+    all.assert_consistent();
+    let tight = cache(costs[1] + costs[2] + bases[0] + bases[1] - 1, 1);
+    tenants(&tight);
+    tight.assert_consistent();
+    assert_eq!(
+        tight.inner.borrow().tenants.len(),
+        1,
+        "the first alone did not make room, its CAs stayed with the second"
+    );
+}
+
+#[test]
 fn a_tenant_larger_than_the_cache_is_served_all_the_same() {
     let cache = cache(1, 8);
     let snapshot = Snapshot::new(1, numbered(1..=2));
@@ -139,11 +188,11 @@ fn a_tenant_larger_than_the_cache_is_served_all_the_same() {
 
 #[test]
 fn a_flood_of_unknown_names_evicts_no_tenant_and_stays_in_its_bound() {
-    let cache = cache(4 * cost(), 16);
+    let cache = cache(shared_cost() + 4 * cost(), 16);
     let snapshot = Snapshot::new(1, numbered(1..=4));
     let tenants: Vec<_> = (1..=4).map(|id| cache.lookup(&snapshot, Some(&format!("h{id}.test")))).collect();
     for n in 0..5000 {
-        assert!(matches!(cache.lookup(&snapshot, Some(&format!("flood{n}.test"))), Lookup::Unknown));
+        assert!(cache.find(&snapshot, Some(&format!("flood{n}.test"))).is_none());
     }
     cache.assert_consistent();
     assert_eq!(cache.inner.borrow().misses.len(), 16);
@@ -153,7 +202,7 @@ fn a_flood_of_unknown_names_evicts_no_tenant_and_stays_in_its_bound() {
         assert!(same(&cache.lookup(&snapshot, Some(&format!("h{id}.test"))), tenant));
     }
     assert_eq!(counted(&cache, TenantCache::Negative), 0);
-    assert!(matches!(cache.lookup(&snapshot, Some("flood4999.test")), Lookup::Unknown));
+    assert!(cache.find(&snapshot, Some("flood4999.test")).is_none());
     assert_eq!(counted(&cache, TenantCache::Negative), 1);
 }
 
@@ -164,7 +213,7 @@ fn a_new_snapshot_keeps_what_it_did_not_change_and_forgets_the_rest() {
     let before = Snapshot::new(1, [&kept, &changed, &removed, &made_again].map(Arc::clone));
     let all = ["h1.test", "h2.test", "h3.test", "h4.test"];
     let old = all.map(|name| cache.lookup(&before, Some(name)));
-    assert!(matches!(cache.lookup(&before, Some("h5.test")), Lookup::Unknown));
+    assert!(cache.find(&before, Some("h5.test")).is_none());
 
     // The second is changed under its id, the third gone, the fourth another record of that name, the fifth new.
     let after = Snapshot::new(
@@ -180,10 +229,11 @@ fn a_new_snapshot_keeps_what_it_did_not_change_and_forgets_the_rest() {
     cache.assert_consistent();
     assert_eq!(cache.inner.borrow().tenants.len(), 1, "three are forgotten");
     assert_eq!(cache.inner.borrow().misses.len(), 0);
-    let [one, two, three, four] = all.map(|name| cache.lookup(&after, Some(name)));
+    let [one, two, three, four] = all.map(|name| cache.find(&after, Some(name)));
+    let [one, two, four] = [one, two, four].map(Option::unwrap);
     assert!(same(&one, &old[0]), "what did not change is the same tenant");
     assert_eq!(found(&two).config.alpn_protocols, [b"h2".to_vec()]);
-    assert!(matches!(three, Lookup::Unknown));
+    assert!(three.is_none());
     assert_ne!(found(&four).binding, found(&old[3]).binding);
     assert_eq!(name_of(&cache.lookup(&after, Some("h5.test"))), "h5.test", "a miss is not remembered past it");
 }
@@ -212,7 +262,7 @@ proptest! {
         room in 1..5usize,
         steps in proptest::collection::vec((0..12u8, any::<bool>(), any::<bool>()), 1..60),
     ) {
-        let cache = cache(room * cost() + cost() / 2, 3);
+        let cache = cache(shared_cost() + room * cost() + cost() / 2, 3);
         // Hosts 1 to 6 exist, 4 cannot be read; the others do not exist.
         let make = |id: u8| match id {
             4 => unreadable(4, "h4.test"),
@@ -229,10 +279,10 @@ proptest! {
                     cache.publish(&snapshot);
                 }
             }
-            let lookup = cache.lookup(&snapshot, Some(&format!("h{id}.test")));
+            let lookup = cache.find(&snapshot, Some(&format!("h{id}.test")));
             match (id, &lookup) {
-                (4, Lookup::Unreadable) | (0 | 7.., Lookup::Unknown) => {}
-                (1..=6, Lookup::Found(tenant)) => {
+                (4, Some(Lookup::Unreadable)) | (0 | 7.., None) => {}
+                (1..=6, Some(Lookup::Found(tenant))) => {
                     prop_assert!(Arc::ptr_eq(&tenant.record, &records[usize::from(id) - 1]));
                 }
                 _ => prop_assert!(false, "h{id}.test"),

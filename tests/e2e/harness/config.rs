@@ -2,9 +2,11 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::World;
+use super::http::HttpOrigin;
 use super::origin::Origin;
 use super::pki::{Authority, Identity};
 
@@ -30,6 +32,8 @@ impl Auth {
 #[derive(Clone)]
 pub struct Host {
     pub names: Vec<String>,
+    /// `tcp`, or `http`.
+    pub mode: &'static str,
     pub certificates: Vec<Identity>,
     /// URLs of the origin.
     pub origin: Vec<String>,
@@ -46,6 +50,8 @@ pub struct Host {
     pub auth_lines: Vec<String>,
     /// More lines of the origin's table.
     pub origin_lines: Vec<String>,
+    /// Uses the origin's table of the host at this place instead of one of its own.
+    pub origin_of_host: Option<usize>,
 }
 
 impl World {
@@ -54,10 +60,16 @@ impl World {
         self.host_at(name, &[origin.url()])
     }
 
+    /// A hostname in HTTP mode.
+    pub fn http_host(&self, name: &str, origin: &HttpOrigin) -> Host {
+        self.host_at(name, &[&origin.url()]).http()
+    }
+
     /// The same with an origin of several addresses.
     pub fn host_at(&self, name: &str, origin: &[&str]) -> Host {
         Host {
             names: vec![name.to_owned()],
+            mode: "tcp",
             certificates: vec![self.servers.server(&[name]).issue()],
             origin: origin.iter().map(|url| (*url).to_owned()).collect(),
             proxy_protocol: false,
@@ -67,6 +79,7 @@ impl World {
             lines: Vec::new(),
             auth_lines: Vec::new(),
             origin_lines: Vec::new(),
+            origin_of_host: None,
         }
     }
 }
@@ -91,6 +104,23 @@ impl Host {
         self.cas = cas.iter().map(|ca| ca.pem().to_owned()).collect();
     }
 
+    /// Shares the origin's table of the host at this place of the settings.
+    pub fn with_origin_of(mut self, index: usize) -> Self {
+        self.origin_of_host = Some(index);
+        self
+    }
+
+    /// Each request is judged and forwarded by itself.
+    pub fn http(mut self) -> Self {
+        self.mode = "http";
+        self
+    }
+
+    pub fn auth_line(mut self, line: &str) -> Self {
+        self.auth_lines.push(line.to_owned());
+        self
+    }
+
     /// The origin is told who the client is.
     pub fn with_proxy_header(mut self) -> Self {
         self.proxy_protocol = true;
@@ -112,8 +142,9 @@ impl Host {
         self
     }
 
-    fn write(&self, index: usize, directory: &Path, text: &mut String) -> std::fmt::Result {
-        let quoted: Vec<_> = self.origin.iter().map(|url| format!("{url:?}")).collect();
+    fn write_origin(&self, index: usize, text: &mut String) -> Result<String, std::fmt::Error> {
+        let scheme = format!("{}://", self.mode);
+        let quoted: Vec<_> = self.origin.iter().map(|url| format!("{:?}", url.replace("tcp://", &scheme))).collect();
         writeln!(text, "[origin.o{index}]\nurl = [{}]", quoted.join(", "))?;
         if self.proxy_protocol {
             writeln!(text, "proxy_protocol = \"v2\"")?;
@@ -121,8 +152,15 @@ impl Host {
         for line in &self.origin_lines {
             writeln!(text, "{line}")?;
         }
+        Ok(format!("o{index}"))
+    }
 
-        writeln!(text, "[[hostname]]\nname = {:?}\nmode = \"tcp\"\norigin = \"o{index}\"", self.names)?;
+    fn write(&self, index: usize, directory: &Path, text: &mut String) -> std::fmt::Result {
+        let origin = match &self.origin_of_host {
+            Some(other) => format!("o{other}"),
+            None => self.write_origin(index, text)?,
+        };
+        writeln!(text, "[[hostname]]\nname = {:?}\nmode = {:?}\norigin = \"{origin}\"", self.names, self.mode)?;
         let (mut certificates, mut keys) = (Vec::new(), Vec::new());
         for (number, identity) in self.certificates.iter().enumerate() {
             certificates.push(store(directory, &format!("h{index}-{number}.pem"), &identity.chain_pem));
@@ -164,6 +202,7 @@ pub struct Settings {
     pub tls: Vec<String>,
     pub limits: Vec<String>,
     pub cache: Vec<String>,
+    pub log: Vec<String>,
     /// Lines before the first table.
     pub top: Vec<String>,
 }
@@ -179,6 +218,7 @@ impl Settings {
             tls: vec![],
             limits: vec![],
             cache: vec![],
+            log: vec![],
             top: vec![],
         }
     }
@@ -200,6 +240,16 @@ impl Settings {
 
     pub fn limit(mut self, line: &str) -> Self {
         self.limits.push(line.to_owned());
+        self
+    }
+
+    pub fn log(mut self, line: &str) -> Self {
+        self.log.push(line.to_owned());
+        self
+    }
+
+    pub fn server(mut self, line: &str) -> Self {
+        self.server.push(line.to_owned());
         self
     }
 
@@ -232,7 +282,8 @@ impl Settings {
             writeln!(text, "{line}")?;
         }
         writeln!(text, "[admin]\nsocket = {:?}\nlisten = \"127.0.0.1:0\"", directory.join("admin.sock"))?;
-        for (table, lines) in [("tls", &self.tls), ("limits", &self.limits), ("cache", &self.cache)] {
+        for (table, lines) in [("tls", &self.tls), ("limits", &self.limits), ("cache", &self.cache), ("log", &self.log)]
+        {
             writeln!(text, "[{table}]\n{}", lines.join("\n"))?;
         }
         for (index, host) in self.hosts.iter().enumerate() {
@@ -244,6 +295,9 @@ impl Settings {
 
 /// Writes a file beside the configuration; returns its name, which is how the configuration refers to it.
 fn store(directory: &Path, name: &str, content: &str) -> String {
-    fs::write(directory.join(name), content).expect("a file");
+    let path = directory.join(name);
+    fs::write(&path, content).expect("a file");
+    // Keys are among them, and `check` warns of those that everybody can read.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("its mode");
     name.to_owned()
 }

@@ -96,6 +96,13 @@ impl Edge {
         self.address
     }
 
+    /// Where it redirects plain HTTP.
+    #[track_caller]
+    pub fn redirect(&self) -> SocketAddr {
+        let event = self.events.named(&["listening"]).pop().expect("it listens");
+        event["redirect"][0].as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("none in {event}"))
+    }
+
     /// Its configuration file.
     pub fn file(&self) -> PathBuf {
         self.directory.path().join("hostward.toml")

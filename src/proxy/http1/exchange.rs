@@ -1,0 +1,594 @@
+//! One request to its origin, and the response back.
+//!
+//! Both directions run at once, each with one buffer under way: a side reads only when what it read before has been sent,
+//! so that memory is bounded and a slow peer holds back its own counterpart only. What is cut off stays recognisable: an
+//! origin that dies in the middle of a response leaves the client without close_notify or last chunk, a client that does so
+//! leaves the origin with a reset.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::client::{Client, Gone};
+use super::reply::{Asked, Reply};
+use super::{BadBody, Body, Framing, HeadLimits, ProxyError, Slots};
+use crate::proxy::buffers::GATHER_BYTES;
+use crate::proxy::origin::{Lease, Origins};
+use crate::ring::{self, Receive, Sleep, Socket};
+use crate::telemetry::counters::{Counter, OriginConnect, Pool, Shard};
+use crate::telemetry::histograms::Histograms;
+use crate::tls::Tenant;
+
+/// How many bytes of later requests are read while a response is under way. Beyond them the client waits.
+const PIPELINED_BYTES: usize = 16 * 1024;
+
+/// The rest of a body that nobody wants any more is read up to here to keep the connection; a longer one ends it.
+pub const DISCARD_BYTES: u64 = 64 * 1024;
+
+/// How long a body may be slower than `min_body_rate`: time for a lost packet and a link that wakes up.
+const RATE_GRACE: Duration = Duration::from_secs(10);
+
+/// What exchanges of one worker share.
+pub struct Setting<'a> {
+    pub origins: &'a Origins,
+    pub shard: &'a Shard,
+    pub histograms: &'a RefCell<Histograms>,
+    pub slots: &'a RefCell<Slots>,
+    pub limits: Limits,
+    /// No further request is wanted on any connection.
+    pub draining: &'a dyn Fn() -> bool,
+}
+
+/// What bounds an exchange.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub head: HeadLimits,
+    /// Largest body of a request, bytes; `None`: any.
+    pub body_bytes_max: Option<u64>,
+    /// The slowest a client may send or take a body, bytes a second; `None`: as slow as it likes.
+    pub min_body_rate: Option<u64>,
+    /// Longest silence of the origin once its response has begun.
+    pub silence: Duration,
+}
+
+/// A request that has been judged, as it is forwarded.
+pub struct Order {
+    pub head: Vec<u8>,
+    pub framing: Framing,
+    pub asked: Asked,
+    pub keep_alive: bool,
+    pub expects_continue: bool,
+    pub idempotent: bool,
+}
+
+/// How an exchange ended.
+pub enum End {
+    /// The response is with the client, whole. The connection goes on if `keep`; `rest` of the request is still to come.
+    Whole { keep: bool, rest: Option<Body> },
+    /// The connection is a WebSocket: a tunnel to this origin, which has sent these bytes already.
+    Switched(Lease, Vec<u8>),
+    /// Nothing of a response was passed on: the client is to be told why.
+    Unanswered(ProxyError),
+    /// The request's body is at fault, and nothing of a response was passed on: the status to answer with.
+    Refused(u16),
+    /// The response broke off behind its head: the client must not take it for whole.
+    BrokenOff,
+    /// The client took the response too slowly.
+    SlowReader,
+    /// The client went away.
+    Gone(Gone),
+}
+
+/// What there is to say about an exchange.
+pub struct Ended {
+    pub end: End,
+    /// The status that was passed on; 0: none.
+    pub status: u16,
+    /// A time limit that ended it.
+    pub late: Option<Late>,
+    pub facts: Facts,
+}
+
+/// What an exchange was, for those who keep a log.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Facts {
+    /// The origin's address; `None` for a Unix-domain socket, and where none was reached.
+    pub address: Option<SocketAddr>,
+    /// How long connecting took; `None` on a pooled connection.
+    pub connect: Option<Duration>,
+    /// From the beginning of the exchange to the first byte of the response.
+    pub response: Option<Duration>,
+    /// A dead pooled connection made a second try necessary.
+    pub retried: bool,
+    /// Bytes of the request's body that were passed on.
+    pub in_bytes: u64,
+    /// Bytes of the response's body that were passed on.
+    pub out_bytes: u64,
+}
+
+/// A time limit of an exchange.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Late {
+    /// The origin did not begin its response.
+    Response,
+    /// The origin fell silent in the middle of it.
+    Silence,
+    /// The client sends its body too slowly.
+    Body,
+    /// The client takes its response too slowly.
+    Reader,
+}
+
+/// Sends a request and passes the response on.
+pub async fn run(
+    setting: &Setting<'_>,
+    client: &Client<'_>,
+    tenant: &Rc<Tenant>,
+    mut order: Order,
+    sleep: &mut Sleep,
+) -> Ended {
+    let origin = &tenant.record.origin;
+    let began = ring::now();
+    let nobody_read = order.framing == Framing::None;
+    let mut body = Body::request(order.framing, setting.limits.body_bytes_max);
+    let mut up = std::mem::take(&mut order.head);
+    if let Err(bad) = first_piece(client, &mut body, &mut up) {
+        return Ended { end: End::Refused(status_of(bad)), status: 0, late: None, facts: Facts::default() };
+    }
+    let mut facts = Facts::default();
+    let mut pooled = setting.origins.pooled(origin, tenant.record.id, setting.shard);
+    loop {
+        setting.shard.count(Counter::Pool(if pooled.is_some() { Pool::Hit } else { Pool::Miss }));
+        let lease = match pooled.take() {
+            Some(lease) => lease,
+            None => match connect(setting, tenant).await {
+                Ok((lease, took)) => {
+                    facts.connect = Some(took);
+                    lease
+                }
+                Err(error) => {
+                    client.buffers.keep_plain(up);
+                    return Ended { end: End::Unanswered(error), status: 0, late: None, facts };
+                }
+            },
+        };
+        facts.address = lease.address().tcp();
+        // One safe retry (DECISIONS 24): a connection that was idle may have been closed at the very moment.
+        let retriable = lease.reused && order.idempotent && nobody_read;
+        let flight = Flight {
+            setting,
+            client,
+            origin: &lease.socket,
+            order: &order,
+            response_timeout: origin.response_timeout,
+            retriable,
+            body: RefCell::new(body),
+            reply: RefCell::new(Reply::new(order.asked, setting.limits.head)),
+            request_sent: Cell::new(false),
+            moved: Cell::new(ring::now()),
+            first_byte: Cell::new(None),
+            waiting: Cell::new(None),
+            waited: Cell::new(Duration::ZERO),
+            sending: Cell::new(None),
+            spare: RefCell::default(),
+        };
+        let landed = flight.fly(up, sleep).await;
+        let Flight { body: left, reply, request_sent, first_byte, spare, .. } = flight;
+        if matches!(landed, Landed::Dead) && retriable {
+            setting.shard.count(Counter::Retry);
+            facts.retried = true;
+            (up, body) = (spare.into_inner(), left.into_inner());
+            continue;
+        }
+        if let Some(at) = first_byte.get() {
+            let took = at.saturating_duration_since(began);
+            setting.histograms.borrow_mut().origin.record_us(took.as_micros() as u64);
+            facts.response = Some(took);
+        }
+        client.buffers.keep_plain(spare.into_inner());
+        let (reply, body) = (reply.into_inner(), left.into_inner());
+        (facts.in_bytes, facts.out_bytes) = (body.passed_bytes(), reply.body_bytes);
+        return Ended { facts, ..conclude(setting, tenant, lease, landed, reply, body, request_sent.get()) };
+    }
+}
+
+/// The part of the body that came with the head.
+fn first_piece(client: &Client<'_>, body: &mut Body, up: &mut Vec<u8>) -> Result<(), BadBody> {
+    if body.is_done() {
+        return Ok(());
+    }
+    client.consume(|waiting| match body.pass(waiting, &mut |piece| up.extend_from_slice(piece)) {
+        Ok(consumed) => (consumed, Ok(())),
+        Err(bad) => (0, Err(bad)),
+    })
+}
+
+async fn connect(setting: &Setting<'_>, tenant: &Tenant) -> Result<(Lease, Duration), ProxyError> {
+    let began = ring::now();
+    let connected = setting.origins.connect(&tenant.record.origin, setting.shard).await;
+    let lease = connected.map_err(|unreachable| match unreachable.last {
+        OriginConnect::TimedOut => ProxyError::ConnectionTimeout,
+        OriginConnect::Unresolved => ProxyError::DnsError,
+        _ => ProxyError::ConnectionRefused,
+    })?;
+    let took = Instant::now().saturating_duration_since(began);
+    setting.histograms.borrow_mut().origin_connect.record_us(took.as_micros() as u64);
+    lease.socket.set_receive(Receive::Stream);
+    Ok((lease, took))
+}
+
+/// The status for a request body that cannot be passed on.
+fn status_of(bad: BadBody) -> u16 {
+    match bad {
+        BadBody::TooLarge => 413,
+        BadBody::TooLong => 431,
+        BadBody::Malformed(_) | BadBody::CutShort => 400,
+    }
+}
+
+/// How a flight came down.
+enum Landed {
+    /// The response is with the client.
+    Whole,
+    Switched,
+    /// The origin's connection ended before a byte of a response.
+    Dead,
+    /// It ended in the middle of a head.
+    Unfinished,
+    /// It ended in the middle of a body.
+    BrokenOff,
+    /// What the origin sent is no response.
+    Garbled,
+    Late(Late),
+    Bad(BadBody),
+    Gone(Gone),
+}
+
+/// Decides what becomes of both connections.
+fn conclude(
+    setting: &Setting<'_>,
+    tenant: &Rc<Tenant>,
+    lease: Lease,
+    landed: Landed,
+    mut reply: Reply,
+    body: Body,
+    request_sent: bool,
+) -> Ended {
+    let status = reply.status;
+    let ended = |end| Ended { end, status, late: None, facts: Facts::default() };
+    let whole = matches!(landed, Landed::Whole);
+    if whole && request_sent && reply.keeps_origin {
+        setting.origins.keep(lease, tenant, setting.shard);
+    } else if matches!(landed, Landed::Switched) {
+        let leftover = reply.take_leftover();
+        return ended(End::Switched(lease, leftover));
+    } else {
+        setting.shard.count(Counter::Pool(Pool::Unfit));
+        if !(whole && request_sent) {
+            // The origin must not take what it has of the request for all of it.
+            lease.socket.reset_on_close();
+        }
+    }
+    let broken = |error| if status == 0 { End::Unanswered(error) } else { End::BrokenOff };
+    match landed {
+        Landed::Whole => {
+            let rest = (!request_sent && !body.is_done()).then_some(body);
+            ended(End::Whole { keep: reply.keeps_client, rest })
+        }
+        Landed::Switched | Landed::Dead => ended(broken(ProxyError::ConnectionTerminated)),
+        Landed::Unfinished | Landed::BrokenOff => ended(broken(ProxyError::HttpResponseIncomplete)),
+        Landed::Garbled => ended(broken(ProxyError::HttpProtocolError)),
+        Landed::Bad(bad) => ended(if status == 0 { End::Refused(status_of(bad)) } else { End::BrokenOff }),
+        Landed::Gone(gone) => ended(End::Gone(gone)),
+        Landed::Late(late) => Ended {
+            end: match late {
+                Late::Response | Late::Silence => broken(ProxyError::HttpResponseTimeout),
+                Late::Body if status == 0 => End::Refused(408),
+                Late::Body => End::BrokenOff,
+                Late::Reader => End::SlowReader,
+            },
+            status,
+            late: Some(late),
+            facts: Facts::default(),
+        },
+    }
+}
+
+/// A request and its response between two connections.
+struct Flight<'a> {
+    setting: &'a Setting<'a>,
+    client: &'a Client<'a>,
+    origin: &'a Socket,
+    order: &'a Order,
+    response_timeout: Duration,
+    /// What was sent is kept until the response begins, to be sent again.
+    retriable: bool,
+    body: RefCell<Body>,
+    reply: RefCell<Reply>,
+    /// All of the request is with the origin.
+    request_sent: Cell<bool>,
+    /// When bytes last moved to or from the origin.
+    moved: Cell<Instant>,
+    first_byte: Cell<Option<Instant>>,
+    /// Since when the client is waited for, for more of the body.
+    waiting: Cell<Option<Instant>>,
+    /// How long it was waited for before that.
+    waited: Cell<Duration>,
+    /// Since when so many bytes of records are on their way to the client.
+    sending: Cell<Option<(Instant, usize)>>,
+    spare: RefCell<Vec<u8>>,
+}
+
+/// How the way to the origin ended.
+enum Up {
+    Done,
+    /// It takes no more; it may have answered.
+    Refused,
+    Bad(BadBody),
+    Gone(Gone),
+}
+
+impl Flight<'_> {
+    async fn fly(&self, up: Vec<u8>, sleep: &mut Sleep) -> Landed {
+        let mut upward = pin!(self.upward(up));
+        let mut downward = pin!(self.downward());
+        let mut up_open = true;
+        let mut landed = None;
+        poll_fn(|cx| {
+            if up_open {
+                match upward.as_mut().poll(cx) {
+                    Poll::Ready(Up::Done | Up::Refused) => up_open = false,
+                    Poll::Ready(Up::Bad(bad)) => return Poll::Ready(Landed::Bad(bad)),
+                    Poll::Ready(Up::Gone(gone)) => return Poll::Ready(Landed::Gone(gone)),
+                    Poll::Pending => {}
+                }
+            }
+            if landed.is_none()
+                && let Poll::Ready(end) = downward.as_mut().poll(cx)
+            {
+                landed = Some(end);
+            }
+            // A request that will be sent again is waited for: its bytes are on their way still.
+            let again = up_open && self.retriable && matches!(landed, Some(Landed::Dead));
+            if !again && let Some(end) = landed.take() {
+                return Poll::Ready(end);
+            }
+            if !up_open && let Poll::Ready(gone) = self.watch_client(cx) {
+                return Poll::Ready(Landed::Gone(gone));
+            }
+            let (due, late) = self.due();
+            sleep.reset(due);
+            Pin::new(&mut *sleep).poll(cx).map(|()| Landed::Late(late))
+        })
+        .await
+    }
+
+    /// Client to origin.
+    async fn upward(&self, mut up: Vec<u8>) -> Up {
+        loop {
+            if !up.is_empty() {
+                let filled = up.len();
+                self.setting.shard.add(Counter::BytesIn, filled as u64);
+                let (result, buffer) = self.origin.send_prefix(up, filled).await;
+                self.moved.set(ring::now());
+                if self.retriable {
+                    *self.spare.borrow_mut() = buffer;
+                } else {
+                    self.client.buffers.keep_plain(buffer);
+                }
+                up = Vec::new();
+                if result.is_err() {
+                    return Up::Refused;
+                }
+            }
+            if self.body.borrow().is_done() {
+                self.request_sent.set(true);
+                return Up::Done;
+            }
+            let since = ring::now();
+            self.waiting.set(Some(since));
+            let read = poll_fn(|cx| self.poll_body(cx, &mut up)).await;
+            self.waiting.set(None);
+            if !self.is_excused() {
+                self.waited.set(self.waited.get() + ring::now().saturating_duration_since(since));
+            }
+            match read {
+                Ok(()) => {}
+                Err(end) => return end,
+            }
+        }
+    }
+
+    /// Reads more of the request's body into `up`.
+    fn poll_body(&self, cx: &mut Context<'_>, up: &mut Vec<u8>) -> Poll<Result<(), Up>> {
+        loop {
+            let mut body = self.body.borrow_mut();
+            let mut bad = None;
+            let read = self.client.poll_pass(cx, |plain| {
+                if bad.is_some() || body.is_done() {
+                    return 0;
+                }
+                if up.capacity() == 0 {
+                    *up = self.client.buffers.plain();
+                }
+                match body.pass(plain, &mut |piece| up.extend_from_slice(piece)) {
+                    Ok(consumed) => consumed,
+                    Err(error) => {
+                        bad = Some(error);
+                        0
+                    }
+                }
+            });
+            if let Some(bad) = bad {
+                return Poll::Ready(Err(Up::Bad(bad)));
+            }
+            match read {
+                Poll::Ready(Ok(true)) if up.is_empty() && !body.is_done() => {}
+                Poll::Ready(Ok(true)) => return Poll::Ready(Ok(())),
+                // close_notify in the middle of a body: the client has given up, however politely.
+                Poll::Ready(Ok(false)) => return Poll::Ready(Err(Up::Gone(Gone::Cut))),
+                Poll::Ready(Err(gone)) => return Poll::Ready(Err(Up::Gone(gone))),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Origin to client.
+    async fn downward(&self) -> Landed {
+        loop {
+            let plain = RefCell::new(Vec::new());
+            let gathered = poll_fn(|cx| self.gather(cx, &plain)).await;
+            self.moved.set(ring::now());
+            let plain = plain.into_inner();
+            let written = self.client.write(&plain);
+            self.client.buffers.keep_plain(plain);
+            let end = match gathered.and_then(|end| written.map(|()| end)) {
+                Ok(end) => end,
+                Err(gone) => return Landed::Gone(gone),
+            };
+            // Where nothing of a response was passed on, what waits (a ticket) goes with the answer that follows.
+            if self.reply.borrow().has_spoken {
+                if matches!(end, Some(Landed::Whole)) && self.request_sent.get() && !self.reply.borrow().keeps_client {
+                    self.client.say_goodbye();
+                }
+                self.sending.set(Some((ring::now(), self.client.unsent())));
+                let sent = self.client.flush().await;
+                self.sending.set(None);
+                self.moved.set(ring::now());
+                if let Err(gone) = sent {
+                    return Landed::Gone(gone);
+                }
+            }
+            if let Some(landed) = end {
+                return landed;
+            }
+        }
+    }
+
+    /// Takes what has come of the response, as far as there is any and it fits. Ready with how the response ended, or with
+    /// none when there is something to send.
+    fn gather(&self, cx: &mut Context<'_>, plain: &RefCell<Vec<u8>>) -> Poll<Result<Option<Landed>, Gone>> {
+        let gone = Cell::new(None);
+        let take = |bytes: &mut [u8]| {
+            if self.first_byte.get().is_none() {
+                self.first_byte.set(Some(ring::now()));
+            }
+            let mut plain = plain.borrow_mut();
+            if plain.capacity() == 0 {
+                *plain = self.client.buffers.plain();
+            }
+            self.reply.borrow_mut().take(
+                bytes,
+                self.setting.slots,
+                &|status| self.may_keep(status),
+                &mut plain,
+                &mut |collected, piece| {
+                    if let Err(error) = self.client.collect(collected, piece) {
+                        gone.set(Some(error));
+                    }
+                },
+            )
+        };
+        let waited = self.client.unsent();
+        let mut received = self.origin.poll_receive(cx, take);
+        loop {
+            if let Some(gone) = gone.get() {
+                return Poll::Ready(Err(gone));
+            }
+            let gathered = plain.borrow().len() + self.client.unsent() - waited;
+            let mut reply = self.reply.borrow_mut();
+            match received {
+                Poll::Ready(Ok(Some(Ok(())))) if reply.is_done() => return Poll::Ready(Ok(Some(Landed::Whole))),
+                Poll::Ready(Ok(Some(Ok(())))) if reply.has_switched() => {
+                    return Poll::Ready(Ok(Some(Landed::Switched)));
+                }
+                Poll::Ready(Ok(Some(Ok(())))) if gathered >= GATHER_BYTES => return Poll::Ready(Ok(None)),
+                Poll::Ready(Ok(Some(Ok(())))) => {}
+                Poll::Ready(Ok(Some(Err(_)))) => return Poll::Ready(Ok(Some(Landed::Garbled))),
+                // What came before the break is the client's; the break is met again by the next call.
+                Poll::Ready(Err(_)) if gathered > 0 => return Poll::Ready(Ok(None)),
+                Poll::Ready(Ok(None)) if reply.end_of_stream() => return Poll::Ready(Ok(Some(Landed::Whole))),
+                Poll::Ready(Ok(None) | Err(_)) => {
+                    return Poll::Ready(Ok(Some(match reply.status {
+                        0 if !reply.started => Landed::Dead,
+                        0 => Landed::Unfinished,
+                        _ => Landed::BrokenOff,
+                    })));
+                }
+                Poll::Pending if gathered > 0 => return Poll::Ready(Ok(None)),
+                Poll::Pending => return Poll::Pending,
+            }
+            drop(reply);
+            received = match self.origin.arrived(take) {
+                Some(result) => Poll::Ready(result),
+                None if gathered > 0 => Poll::Pending,
+                None => self.origin.poll_receive(cx, take),
+            };
+        }
+    }
+
+    /// Whether the client's connection may stay open after a response of this status.
+    fn may_keep(&self, status: u16) -> bool {
+        let may_ask_more = !self.client.has_finished() || self.client.waiting() > 0;
+        let wanted = self.order.keep_alive && !(self.setting.draining)() && may_ask_more;
+        // An early response: the rest of the request is read and forgotten, or the connection ends. A success may well be
+        // an origin that answers while it reads.
+        wanted && (self.request_sent.get() || status < 300 || is_small(&self.order.framing, &self.body.borrow()))
+    }
+
+    /// Reads ahead, as far as it is little, and notices a client that goes away. Never ready otherwise.
+    fn watch_client(&self, cx: &mut Context<'_>) -> Poll<Gone> {
+        while !self.client.has_finished() && self.client.waiting() < PIPELINED_BYTES {
+            match self.client.poll_read(cx) {
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(gone)) => return Poll::Ready(gone),
+                Poll::Pending => break,
+            }
+        }
+        Poll::Pending
+    }
+
+    /// The client waits for the origin's word before it sends its body (RFC 9110 section 10.1.1).
+    fn is_excused(&self) -> bool {
+        self.order.expects_continue && !self.reply.borrow().started
+    }
+
+    /// When the exchange has taken too long, and whose fault it is then.
+    fn due(&self) -> (Instant, Late) {
+        let limits = &self.setting.limits;
+        let pace = |bytes: u64| match limits.min_body_rate {
+            Some(rate) => RATE_GRACE + Duration::from_secs(bytes / rate.max(1)),
+            None => limits.silence,
+        };
+        if let Some((since, bytes)) = self.sending.get() {
+            return (since + pace(bytes as u64), Late::Reader);
+        }
+        let answered = self.reply.borrow().status != 0;
+        let origin = match answered {
+            true => (self.moved.get() + limits.silence, Late::Silence),
+            false => (self.moved.get() + self.response_timeout, Late::Response),
+        };
+        match self.waiting.get() {
+            Some(since) if !self.is_excused() => {
+                let spent = if limits.min_body_rate.is_some() { self.waited.get() } else { Duration::ZERO };
+                let left = pace(self.body.borrow().passed_bytes()).saturating_sub(spent);
+                let client = (since + left, Late::Body);
+                if answered && origin.0 < client.0 { origin } else { client }
+            }
+            _ => origin,
+        }
+    }
+}
+
+/// Whether so little of a request's body is still to come that it can be read and forgotten.
+pub fn is_small(framing: &Framing, body: &Body) -> bool {
+    match framing {
+        Framing::None => true,
+        Framing::Length(length) => length.saturating_sub(body.passed_bytes()) <= DISCARD_BYTES,
+        Framing::Chunked => false,
+    }
+}

@@ -1,0 +1,223 @@
+//! The target of a request: its four forms (RFC 9112 section 3.2), and the path that rules judge (DECISIONS 19).
+
+use memchr::memchr2;
+
+use super::authority;
+use super::head::{Fault, bad};
+
+/// A target as it is forwarded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Target<'a> {
+    /// Path and query, or `*`.
+    pub forwarded: &'a str,
+    pub path: &'a str,
+    /// The authority of an absolute-form target.
+    pub authority: Option<&'a str>,
+}
+
+/// Reads a target.
+pub(super) fn read<'a>(method: &str, target: &'a str) -> Result<Target<'a>, Fault> {
+    // httparse lets no control characters and spaces through. RFC 9112 section 3.2 has no fragment in any form.
+    if !target.is_ascii() || target.contains('#') {
+        return Err(bad("the target has a character no target has"));
+    }
+    if target.starts_with('/') {
+        return Ok(Target { forwarded: target, path: without_query(target), authority: None });
+    }
+    if target == "*" {
+        return if method == "OPTIONS" {
+            Ok(Target { forwarded: target, path: target, authority: None })
+        } else {
+            Err(bad("the target * is for OPTIONS only"))
+        };
+    }
+    let rest = cut_scheme(target).ok_or(bad("the target is neither a path nor an http URI"))?;
+    let (authority, forwarded) = rest.split_at(memchr2(b'/', b'?', rest.as_bytes()).unwrap_or(rest.len()));
+    if authority::host(authority).is_none() {
+        return Err(bad("the target has no proper authority"));
+    }
+    let forwarded = match forwarded {
+        // RFC 9112 section 3.2.4: OPTIONS about no path is about the server.
+        "" if method == "OPTIONS" => "*",
+        "" => "/",
+        // Would need a path put before it; nobody sends it.
+        query if query.starts_with('?') => return Err(bad("the target has a query and no path")),
+        path => path,
+    };
+    Ok(Target { forwarded, path: without_query(forwarded), authority: Some(authority) })
+}
+
+fn without_query(target: &str) -> &str {
+    target.split_once('?').map_or(target, |(path, _)| path)
+}
+
+/// What follows the scheme of a URI with an authority; `None` for any other scheme than ours.
+fn cut_scheme(target: &str) -> Option<&str> {
+    ["http://", "https://"].iter().find_map(|scheme| {
+        let (start, rest) = target.split_at_checked(scheme.len())?;
+        start.eq_ignore_ascii_case(scheme).then_some(rest)
+    })
+}
+
+/// The path as rules match it: without parameters (`;...`) in its segments. The error says why it cannot be judged: an
+/// origin could resolve it to another path than the one we see (DECISIONS 19).
+///
+/// Beyond the reserved characters no encoding is needed (RFC 3986 section 2.3), so an encoded unreserved one is there to
+/// look different; encoded separators and control characters are there to be decoded by whoever comes after the rules.
+pub(super) fn judge<'s>(path: &'s str, scratch: &'s mut String) -> Result<&'s str, Fault> {
+    if !path.starts_with('/') {
+        // The asterisk, which no pattern of a path means.
+        return Ok(path);
+    }
+    check_bytes(path.as_bytes())?;
+    let mut segments = path[1..].split('/').peekable();
+    while let Some(segment) = segments.next() {
+        // Parameters first: to Tomcat and its like `/..;x=y/` is a dot segment.
+        match without_parameters(segment) {
+            "." | ".." => return Err(bad("the path has a dot segment")),
+            "" if segments.peek().is_some() => return Err(bad("the path has an empty segment")),
+            _ => {}
+        }
+    }
+    if !path.contains(';') {
+        return Ok(path);
+    }
+    scratch.clear();
+    for segment in path[1..].split('/') {
+        scratch.push('/');
+        scratch.push_str(without_parameters(segment));
+    }
+    Ok(scratch)
+}
+
+fn without_parameters(segment: &str) -> &str {
+    segment.split_once(';').map_or(segment, |(name, _)| name)
+}
+
+/// Refuses a backslash and every percent-encoding that hides something.
+fn check_bytes(path: &[u8]) -> Result<(), Fault> {
+    let mut rest = path;
+    while let Some(at) = memchr2(b'%', b'\\', rest) {
+        if rest[at] == b'\\' {
+            return Err(bad("the path has a backslash"));
+        }
+        let digit = |at: usize| rest.get(at).and_then(|&byte| char::from(byte).to_digit(16));
+        let (Some(high), Some(low)) = (digit(at + 1), digit(at + 2)) else {
+            return Err(bad("the path has a percent sign that encodes nothing"));
+        };
+        match char::from_u32(high * 16 + low) {
+            Some('/' | '\\') => return Err(bad("the path has an encoded slash")),
+            Some('a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '.' | '_' | '~') => {
+                return Err(bad("the path has an encoded character that needs no encoding"));
+            }
+            Some('\0'..='\x1f' | '\x7f') => return Err(bad("the path has an encoded control character")),
+            _ => {}
+        }
+        rest = &rest[at + 3..];
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn targets_are_read_in_their_forms() {
+        for (method, target, forwarded, path, authority) in [
+            ("GET", "/", "/", "/", None),
+            ("GET", "/a/b?c=/d?e", "/a/b?c=/d?e", "/a/b", None),
+            ("GET", "//a", "//a", "//a", None),
+            ("GET", "/?", "/?", "/", None),
+            ("GET", "/http://a/", "/http://a/", "/http://a/", None),
+            ("OPTIONS", "*", "*", "*", None),
+            ("GET", "http://a", "/", "/", Some("a")),
+            ("GET", "HTTPS://a:8443/b?c", "/b?c", "/b", Some("a:8443")),
+            ("GET", "http://[::1]/", "/", "/", Some("[::1]")),
+            ("OPTIONS", "http://a", "*", "*", Some("a")),
+            ("OPTIONS", "http://a/", "/", "/", Some("a")),
+        ] {
+            assert_eq!(read(method, target), Ok(Target { forwarded, path, authority }), "{method} {target}");
+        }
+        for (method, target) in [
+            ("GET", "*"),
+            ("OPTIONS", "**"),
+            ("GET", ""),
+            ("GET", "a"),
+            ("GET", "?a"),
+            ("GET", "a:443"),
+            ("GET", "ftp://a/"),
+            ("GET", "http:/a/"),
+            ("GET", "http:///a"),
+            ("GET", "http://a?b"),
+            ("GET", "http://u@a/"),
+            ("GET", "http://a b/"),
+            ("GET", "http://a\\b/"),
+            ("GET", "/a#b"),
+            ("GET", "/\u{fc}"),
+        ] {
+            assert_eq!(read(method, target).map_err(|fault| fault.status), Err(400), "{method} {target}");
+        }
+    }
+
+    #[test]
+    fn paths_are_judged_without_parameters() {
+        for (path, expected) in [
+            ("/", "/"),
+            ("/a/b/", "/a/b/"),
+            ("/a;v=1/b;w", "/a/b"),
+            ("/;x", "/"),
+            ("/a/;x", "/a/"),
+            ("/.a/..b/a.", "/.a/..b/a."),
+            ("/...", "/..."),
+            ("/a%20b%3B%25%C3%BC", "/a%20b%3B%25%C3%BC"),
+            ("*", "*"),
+        ] {
+            assert_eq!(judge(path, &mut String::new()), Ok(expected), "{path}");
+        }
+        for path in [
+            "/.", "/..", "/a/./b", "/a/../b", "/a/..", "/..;/b", "/a/.;x/b", "//", "//a", "/a//b", "/;x/b", "/a\\b",
+            "/a%", "/a%2", "/a%zz", "/a%+1", "/a%2fb", "/a%2Fb", "/a%5cb", "/%2e%2e/", "/a%2E", "/%61", "/%7e", "/%5f",
+            "/a%00", "/a%0d%0a", "/a%7f",
+        ] {
+            assert_eq!(judge(path, &mut String::new()).map_err(|fault| fault.status), Err(400), "{path}");
+        }
+    }
+
+    /// Resolves a path as the kindest of origins do: parameters cut, decoded until nothing changes, backslashes turned,
+    /// slashes merged, dots resolved.
+    fn resolve(path: &str) -> String {
+        let cut: Vec<_> = path.split('/').map(without_parameters).collect();
+        let mut text = cut.join("/");
+        for encoded in ["%2e", "%2f", "%5c", "%61", "%00"] {
+            let byte = u8::from_str_radix(&encoded[1..], 16).map(char::from).unwrap_or_default();
+            text = text.replace(encoded, &byte.to_string()).replace(&encoded.to_uppercase(), &byte.to_string());
+        }
+        let mut resolved: Vec<&str> = Vec::new();
+        let text = text.replace('\\', "/");
+        let is_directory = text.ends_with('/') || text.ends_with("/.") || text.ends_with("/..");
+        for segment in text.split('/') {
+            match segment {
+                "" | "." => {}
+                ".." => drop(resolved.pop()),
+                segment => resolved.push(segment),
+            }
+        }
+        let slash = if is_directory && !resolved.is_empty() { "/" } else { "" };
+        format!("/{}{slash}", resolved.join("/"))
+    }
+
+    proptest! {
+        /// The path that is judged is the one an origin resolves to, whatever it does to resolve it.
+        #[test]
+        fn nothing_resolves_to_another_path(path in "(/|[ab.]|\\.\\.|;|\\\\|%2e|%2F|%5c|%61|%00|%20){0,12}") {
+            let path = format!("/{path}");
+            let mut scratch = String::new();
+            if let Ok(judged) = judge(&path, &mut scratch) {
+                prop_assert_eq!(judged, resolve(&path));
+            }
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! What the origin gets: nothing a client made up, and all that is ours.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::policy::{Identity, Refusal};
+use crate::proxy::headers::{Meaning, meaning};
+
+/// What is added where no client is asked for a certificate.
+const OURS: &str = "X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: pay.acme.test\r\n\
+                    Forwarded: for=192.0.2.7;proto=https;host=pay.acme.test\r\nX-Request-Id: made-7\r\n\r\n";
+
+fn head(fields: &str) -> Vec<u8> {
+    format!("GET /a?b HTTP/1.1\r\nHost: pay.acme.test\r\n{fields}\r\n").into_bytes()
+}
+
+#[test]
+fn a_request_is_forwarded_as_it_came_and_ours_is_added() {
+    let start = "GET /a?b HTTP/1.1\r\nHost: pay.acme.test\r\n";
+    for (fields, kept) in [
+        ("Accept: */*\r\nCookie: a=b\r\n", "Accept: */*\r\nCookie: a=b\r\n"),
+        ("Accept:*/*  \r\nX:\r\nY: 1\r\n", "Accept: */*\r\nX: \r\nY: 1\r\n"),
+        ("Connection: keep-alive, x-hop\r\nA: 1\r\nX-HOP: 2\r\nB: 3\r\n", "A: 1\r\nB: 3\r\n"),
+        ("Connection: Host, X-Forwarded-For, Client-Cert, close\r\nA: 1\r\n", "A: 1\r\n"),
+        ("Keep-Alive: 5\r\nTE: trailers\r\nProxy-Connection: x\r\nUpgrade: h2c\r\nTrailer: a\r\n", "Trailer: a\r\n"),
+        ("Content_Length: 5\r\nTransfer.Encoding: chunked\r\nmy_field: 1\r\nA: 1\r\n", "A: 1\r\n"),
+        ("Content-Length: 0\r\nA: 1\r\n", "A: 1\r\nContent-Length: 0\r\n"),
+        (
+            "Transfer-Encoding: Chunked\r\nExpect: 100-continue\r\n",
+            "Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n",
+        ),
+        ("Expect: 100-continue\r\n", ""),
+        (
+            "Sec-WebSocket-Key: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n",
+            "Sec-WebSocket-Key: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n",
+        ),
+        (
+            "X-Forwarded-For: 1\r\nForwarded: for=1\r\nX-Forwarded-Port: 1\r\nX-Request-Id: 1\r\nX_Forwarded_For: 1\r\n",
+            "",
+        ),
+    ] {
+        assert_eq!(forwarded(&head(fields), &facts()), format!("{start}{kept}{OURS}"), "{fields}");
+    }
+    let unusual = SessionFacts { keep_unusual_names: true, ..facts() };
+    let fields = "my_field: 1\r\nContent_Length: 5\r\nClient_Cert: 1\r\nX_Request_Id: 1\r\n";
+    assert_eq!(forwarded(&head(fields), &unusual), format!("{start}my_field: 1\r\n{OURS}"));
+    assert!(
+        forwarded(b"GET http://pay.acme.test HTTP/1.0\r\nHost: pay.acme.test\r\n\r\n", &facts())
+            .starts_with("GET / HTTP/1.1\r\n")
+    );
+}
+
+#[test]
+fn a_trusted_peer_is_added_to() {
+    let trusted = SessionFacts { trusted_peer: true, client: "2001:db8::7".parse().expect("an address"), ..facts() };
+    let text = forwarded(
+        &head(
+            "X-Forwarded-For: 198.51.100.1\r\nX-Forwarded-For: 198.51.100.2\r\nX-Forwarded-Proto: http\r\n\
+             X-Forwarded-Host: shop.acme.test\r\nX-Forwarded-Port: 80\r\nForwarded: for=198.51.100.1\r\n\
+             X_Forwarded_For: 6.6.6.6\r\nX-Forwarded-Client-Cert: Hash=0\r\n",
+        ),
+        &trusted,
+    );
+    assert_eq!(
+        text,
+        "GET /a?b HTTP/1.1\r\nHost: pay.acme.test\r\nX-Forwarded-Port: 80\r\n\
+         X-Forwarded-For: 198.51.100.1, 198.51.100.2, 2001:db8::7\r\nX-Forwarded-Proto: http\r\n\
+         X-Forwarded-Host: shop.acme.test\r\n\
+         Forwarded: for=198.51.100.1, for=\"[2001:db8::7]\";proto=https;host=pay.acme.test\r\n\
+         X-Request-Id: made-7\r\n\r\n"
+    );
+    // An open quote must not swallow our element.
+    let text = forwarded(&head("Forwarded: for=\"\\\"\r\n"), &trusted);
+    assert!(text.contains("\r\nForwarded: for=\"[2001:db8::7]\";"), "{text}");
+    let text = forwarded(b"GET / HTTP/1.1\r\nHost: [::1]:8443\r\n\r\n", &facts());
+    assert!(text.contains(";host=\"[::1]:8443\"\r\n"), "{text}");
+}
+
+#[test]
+fn a_request_id_is_kept_from_those_who_are_trusted() {
+    let trusted = SessionFields::new(&SessionFacts { trusted_peer: true, ..facts() });
+    let untrusted = SessionFields::new(&facts());
+    for (fields, expected) in [
+        ("X-Request-ID: 0af7651916cd43dd8448eb211c80319c\r\n", Some("0af7651916cd43dd8448eb211c80319c")),
+        ("X-Request-Id: a\r\nX-Request-Id: b\r\n", None),
+        ("X-Request-Id: a\r\nX-Request-Id: b\r\nX-Request-Id: c\r\n", None),
+        ("X-Request-Id: a,b\r\n", None),
+        ("X-Request-Id: \"a\"\r\n", None),
+        ("X-Request-Id: a b\r\n", None),
+        ("X-Request-Id:\r\n", None),
+        ("X_Request_Id: a\r\n", None),
+        ("", None),
+    ] {
+        let head = head(fields);
+        let mut slots = Slots::default();
+        let Ok(Parsed::Complete(request)) = Request::parse(&head, &LIMITS, &mut slots) else { panic!("{fields}") };
+        assert_eq!(request.request_id(&trusted), expected, "{fields}");
+        assert_eq!(request.request_id(&untrusted), None, "{fields}");
+    }
+}
+
+fn ann() -> Identity {
+    Identity {
+        subject: "CN=ann\\,CN=root,O=B\u{fc}ro".into(),
+        issuer: "CN=Acme CA".into(),
+        serial: "0af7".into(),
+        fingerprint_sha256: [0xab; 32],
+        san_dns: vec!["ann.acme.test".into()],
+        san_uri: vec!["spiffe://acme/ann".into(), "https://a/?b=c,d;\"".into()],
+        san_email: vec!["ann@acme.test".into()],
+        san_ip: vec!["2001:db8::1".parse().expect("an address")],
+        not_after_unix_s: 1_800_000_000,
+        ..Identity::default()
+    }
+}
+
+#[test]
+fn an_accepted_client_is_told_of_in_every_set() {
+    let ann = ann();
+    let chain = [vec![1, 2, 3].into(), vec![4].into(), vec![5, 6].into()];
+    let sets = IdentitySets { client_cert: true, x_client_cert: true, xfcc: true, cf: true };
+    let facts = SessionFacts {
+        mode: ClientAuthMode::Request,
+        verdict: Verdict::Success,
+        sets,
+        identity: Some(&ann),
+        chain: &chain,
+        ..facts()
+    };
+    let hex = "ab".repeat(32);
+    let dn = "CN=ann%5C%2CCN%3Droot,O=B%C3%BCro";
+    let expected = format!(
+        "X-Client-Cert-Verify: SUCCESS\r\n\
+         Client-Cert: :AQID:\r\n\
+         Client-Cert-Chain: :BA==:, :BQY=:\r\n\
+         Cf-Client-Cert-Der-Base64: AQID\r\n\
+         X-Client-Cert-Subject: {dn}\r\n\
+         X-Client-Cert-Issuer: CN=Acme CA\r\n\
+         X-Client-Cert-Serial: 0af7\r\n\
+         X-Client-Cert-Fingerprint: {hex}\r\n\
+         X-Client-Cert-San: DNS:ann.acme.test,URI:spiffe://acme/ann,URI:https://a/?b=c%2Cd%3B%22,\
+         email:ann@acme.test,IP:2001:db8::1\r\n\
+         X-Client-Cert-Not-After: 2027-01-15T08:00:00Z\r\n\
+         X-Forwarded-Client-Cert: Hash={hex};Subject=\"{dn}\";URI=spiffe://acme/ann;\
+         URI=\"https://a/?b=c%2Cd%3B%22\";DNS=ann.acme.test\r\n\
+         Cf-Client-Cert-Sha256: {hex}\r\n"
+    );
+    let text = forwarded(&head(""), &facts);
+    assert!(text.contains(&expected), "{text}\n{expected}");
+
+    // Short of SUCCESS, whatever was presented: the verdict alone (DECISIONS 22).
+    for (verdict, line) in [
+        (Verdict::None, "X-Client-Cert-Verify: NONE\r\n"),
+        (Verdict::Failed(Refusal::Expired), "X-Client-Cert-Verify: FAILED:expired\r\n"),
+    ] {
+        let start = "GET /a?b HTTP/1.1\r\nHost: pay.acme.test\r\n";
+        assert_eq!(forwarded(&head(""), &SessionFacts { verdict, ..facts }), format!("{start}{line}{OURS}"));
+    }
+    let off = SessionFacts { mode: ClientAuthMode::Off, ..facts };
+    assert!(!forwarded(&head(""), &off).contains("Cert"));
+    let none = SessionFacts { sets: IdentitySets::default(), ..facts };
+    assert_eq!(forwarded(&head(""), &none).matches("Cert").count(), 1);
+}
+
+#[test]
+fn a_value_that_is_too_long_is_left_out_whole() {
+    let ann = Identity { san_dns: vec!["a".repeat(25 * 1024)], ..ann() };
+    let facts = SessionFacts {
+        mode: ClientAuthMode::Require,
+        verdict: Verdict::Success,
+        sets: IdentitySets { x_client_cert: true, xfcc: true, ..IdentitySets::default() },
+        identity: Some(&ann),
+        ..facts()
+    };
+    let text = forwarded(&head(""), &facts);
+    assert!(!text.contains("aaaa") && !text.contains("X-Client-Cert-San") && !text.contains("X-Forwarded-Client-Cert"));
+    assert!(text.contains("\r\nX-Client-Cert-Not-After: "), "{text}");
+}
+
+/// Lines of fields: ordinary ones and identities in any spelling, `Connection` with any of their names.
+fn any_fields() -> impl Strategy<Value = String> {
+    let name = prop_oneof![
+        "[A-Za-z][A-Za-z0-9_.-]{0,12}",
+        "(x|X)[-_.!](client|Client|CLIENT)[-_](cert|Cert)([-_](verify|San|subject))?",
+        "(client|Client)[-_~](cert|CERT)([-_]chain)?",
+        "(X[-_]Forwarded[-_](For|Client[-_]Cert|Proto|x))|Forwarded|X[-_]Request[-_]Id",
+        "(ssl|SSL)[-_]client[-_]verify|cf[-_]cert[-_]verified|X-Amzn_Mtls-Clientcert",
+        "Connection",
+    ];
+    let value =
+        "([ -~]{0,12})|(Client-Cert, Host, X-Client-Cert-Verify, close)|([A-Za-z-]{1,8}(, ?[A-Za-z-]{1,8}){0,3})";
+    prop::collection::vec((name, value).prop_map(|(name, value)| format!("{name}:{value}\r\n")), 0..8)
+        .prop_map(|fields| fields.concat())
+}
+
+proptest! {
+    /// Whatever a client sends and whoever it is: of identities the origin sees ours, each once, and all of ours; and what
+    /// is written is read as what came, and written again as it was.
+    #[test]
+    fn no_identity_is_forged_and_ours_is_never_lost(fields in any_fields(), unusual in any::<bool>(), trusted in any::<bool>()) {
+        let ann = ann();
+        let facts = SessionFacts {
+            mode: ClientAuthMode::Request,
+            verdict: Verdict::Success,
+            sets: IdentitySets { x_client_cert: true, ..IdentitySets::default() },
+            identity: Some(&ann),
+            trusted_peer: trusted,
+            keep_unusual_names: unusual,
+            ..facts()
+        };
+        let input = head(&fields);
+        let session = SessionFields::new(&facts);
+        let added = Added { session: &session, request_id: "made-7" };
+        let mut slots = Slots::default();
+        let Ok(Parsed::Complete(request)) = Request::parse(&input, &LIMITS, &mut slots) else { return Ok(()) };
+        let mut once = Vec::new();
+        request.write(&added, &mut once);
+        let (framing, websocket) = (request.framing, request.websocket);
+
+        let text = String::from_utf8(once.clone()).expect("text");
+        let names = text.lines().filter_map(|line| line.split_once(": ").map(|(name, _)| name));
+        let identities: Vec<&str> = names.filter(|name| meaning(name.as_bytes()) == Meaning::Identity).collect();
+        prop_assert_eq!(identities, [
+            "X-Client-Cert-Verify", "X-Client-Cert-Subject", "X-Client-Cert-Issuer", "X-Client-Cert-Serial",
+            "X-Client-Cert-Fingerprint", "X-Client-Cert-San", "X-Client-Cert-Not-After",
+        ]);
+        prop_assert_eq!(text.matches("\r\nX-Client-Cert-Verify: SUCCESS\r\n").count(), 1);
+        prop_assert_eq!(text.matches("\r\nHost: ").count(), 1);
+
+        let mut slots = Slots::default();
+        let Ok(Parsed::Complete(again)) = Request::parse(&once, &LIMITS, &mut slots) else {
+            panic!("what is written is a request: {text}")
+        };
+        prop_assert_eq!((again.framing, again.websocket, again.target), (framing, websocket, "/a?b"));
+        if !trusted {
+            let mut twice = Vec::new();
+            again.write(&added, &mut twice);
+            prop_assert_eq!(String::from_utf8(twice).expect("text"), text);
+        }
+    }
+
+    /// No client's certificate adds a line, a field or a list member, whatever its names are.
+    #[test]
+    fn no_certificate_adds_a_field(subject in "(\\PC|[\r\n,;\"\\\\=]){0,20}", san in "(\\PC|[\r\n,;\"\\\\=]){0,20}") {
+        let plain = Identity { san_email: Vec::new(), san_ip: Vec::new(), ..ann() };
+        let hostile = Identity { subject: subject.clone(), san_dns: vec![san.clone()], san_uri: vec![san], ..plain.clone() };
+        let facts = SessionFacts {
+            mode: ClientAuthMode::Require,
+            verdict: Verdict::Success,
+            sets: IdentitySets { x_client_cert: true, xfcc: true, ..IdentitySets::default() },
+            ..facts()
+        };
+        let of = |identity: &Identity| {
+            forwarded(&head(""), &SessionFacts { identity: Some(identity), ..facts })
+        };
+        let text = of(&hostile);
+        // An empty subject has no field.
+        let expected = of(&plain).lines().count() - usize::from(subject.is_empty());
+        prop_assert_eq!(text.lines().count(), expected);
+        prop_assert!(text.is_ascii());
+        let list = text.lines().find_map(|line| line.strip_prefix("X-Client-Cert-San: ")).unwrap_or_default();
+        prop_assert_eq!(list.split(',').count(), 2);
+        let xfcc = text.lines().find_map(|line| line.strip_prefix("X-Forwarded-Client-Cert: ")).unwrap_or_default();
+        prop_assert_eq!(xfcc.split(';').count(), 4);
+        prop_assert_eq!(xfcc.matches('"').count() % 2, 0);
+    }
+}

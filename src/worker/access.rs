@@ -1,0 +1,112 @@
+//! What the access log is told of a connection and its requests.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use crate::policy::Verdict;
+use crate::proxy::http1::exchange::Facts;
+use crate::proxy::tunnel::Traffic;
+use crate::ring::Socket;
+use crate::telemetry::counters::TunnelEnd;
+use crate::telemetry::log::access::{self, Connection, Entry, Origin};
+
+use super::core::Core;
+use super::sessions::Session;
+
+/// What is seen of a connection whose bytes are forwarded as they come, for the line at its end.
+#[derive(Default)]
+pub struct Seen {
+    pub traffic: Traffic,
+    /// The client's address, asked for while it was there: a socket that was reset does not know any more.
+    pub client: Option<SocketAddr>,
+    /// How long connecting to the origin took; `None` if it was not reached.
+    pub connect: Cell<Option<Duration>>,
+    /// Which of the origin's addresses it was.
+    pub address: Cell<Option<SocketAddr>>,
+}
+
+impl Seen {
+    /// At the beginning of a connection.
+    pub fn new(core: &Core, socket: &Socket) -> Self {
+        let client = if core.access.enabled() { socket.peer_address() } else { None };
+        Self { client, ..Self::default() }
+    }
+}
+
+/// What all lines of a connection say. Made once for each connection, and only if the log is on.
+pub fn connection(core: &Core, client: Option<SocketAddr>, session: &Session) -> Arc<Connection> {
+    let tls = session.tls.borrow();
+    let (tls_version, cipher) = tls.names();
+    let verified = session.standing.verdict == Verdict::Success;
+    let leaf = tls.peer_certificates().and_then(|chain| chain.first()).filter(|_| verified);
+    Arc::new(Connection {
+        worker: core.config.index,
+        hostname: session.server_name.clone(),
+        record: session.tenant.borrow().record.name.as_str().into(),
+        tls_version,
+        cipher,
+        resumed: session.resumed,
+        client,
+        verdict: session.standing.verdict,
+        leaf: leaf.map(|leaf| leaf.as_ref().into()),
+        text: OnceLock::new(),
+    })
+}
+
+/// The line of a connection whose bytes were forwarded as they came.
+pub fn log_connection(core: &Core, session: &Session, accepted: Instant, seen: Seen, end: TunnelEnd) {
+    let origin = Origin {
+        name: session.tenant.borrow().record.origin.name.as_str().into(),
+        address: seen.address.get(),
+        connect: seen.connect.get(),
+        response: None,
+    };
+    core.access.log(Entry {
+        connection: connection(core, seen.client, session),
+        protocol: "tcp",
+        request: None,
+        bytes_in: seen.traffic.in_bytes.get(),
+        bytes_out: seen.traffic.out_bytes.get(),
+        duration: Instant::now().saturating_duration_since(accepted),
+        origin: Some(origin),
+        end: Some(end.label()),
+    });
+}
+
+/// What there is to say of a request, once it has ended.
+pub struct Told {
+    pub request: access::Request,
+    pub facts: Facts,
+    /// The request was on its way to its origin.
+    pub asked_origin: bool,
+}
+
+/// The line of a request, or of the WebSocket it became.
+pub fn log_request(
+    core: &Core,
+    session: &Session,
+    connection: Arc<Connection>,
+    told: Told,
+    began: Instant,
+    end: Option<TunnelEnd>,
+) {
+    let Told { request, facts, asked_origin } = told;
+    let origin = asked_origin.then(|| Origin {
+        name: session.tenant.borrow().record.origin.name.as_str().into(),
+        address: facts.address,
+        connect: facts.connect,
+        response: facts.response,
+    });
+    core.access.log(Entry {
+        connection,
+        protocol: "http/1.1",
+        request: Some(request),
+        bytes_in: facts.in_bytes,
+        bytes_out: facts.out_bytes,
+        duration: Instant::now().saturating_duration_since(began),
+        origin,
+        end: end.map(TunnelEnd::label),
+    });
+}

@@ -1,0 +1,642 @@
+//! The requests of one client connection, one after the other: each is judged by itself, and answered in its turn.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use crate::policy::{Refusal, Verdict};
+use crate::proxy::headers::{SessionFacts, SessionFields};
+use crate::proxy::http1::client::{Client, Gone};
+use crate::proxy::http1::exchange::{self, End, Facts, Late, Limits, Order, Setting, is_small};
+use crate::proxy::http1::reply::Asked;
+use crate::proxy::http1::{Added, Body, Framing, Parsed, ProxyError, Rejected, Request, answer, authority};
+use crate::proxy::origin::Lease;
+use crate::proxy::tunnel::{Traffic, Tunnel};
+use crate::registry::Snapshot;
+use crate::ring::{self, Sleep, Socket};
+use crate::telemetry::counters::{Counter, StatusClass, Timeout, TunnelEnd};
+use crate::telemetry::log::{Refused, access};
+use crate::tls::{Outgoing, Tenant, identity};
+
+use super::access::Told;
+use super::core::Core;
+use super::session::say_goodbye;
+use super::sessions::{self, Requested, Session};
+
+/// How long a session ticket waits for the first answer to travel with. Clients that mean to ask do so at once, or within
+/// a round trip; those that open connections ahead of time get it by itself.
+const TICKET_WAIT: Duration = Duration::from_millis(200);
+
+/// How long a connection that waits for its next request keeps what it tells the origin about its client. A certificate
+/// is some hundred bytes; thousands of idle connections add up, and making it anew takes a few microseconds.
+const FIELDS_WAIT: Duration = Duration::from_secs(1);
+
+/// How long the rest of a request that nobody wants is waited for, at most.
+const DISCARD_WAIT: Duration = Duration::from_secs(5);
+
+/// Serves requests until the connection ends. Returns how it ended, and what is still to be sent.
+pub async fn serve(
+    core: &Rc<Core>,
+    socket: &Socket,
+    session: &Session,
+    early: Vec<u8>,
+    out: Outgoing,
+) -> (TunnelEnd, Outgoing) {
+    let now = ring::now();
+    let mut connection = Connection {
+        core,
+        session,
+        client: Client::new(socket, &session.tls, &core.buffers, early, out),
+        fields: None,
+        sleep: ring::sleep_until(now + core.config.http.idle_timeout),
+        idle_since: now,
+        head_since: None,
+        searched: 0,
+        logged: None,
+    };
+    let end = loop {
+        match poll_fn(|cx| connection.poll_step(cx)).await {
+            Step::Flush => {
+                if Box::pin(connection.client.flush()).await.is_err() {
+                    break TunnelEnd::ClientAborted;
+                }
+            }
+            Step::Forward(order) => {
+                // Boxed, so that a connection that waits for its next request does not carry it along.
+                let (order, line) = *order;
+                let (next, switched) = Box::pin(connection.forward(order, line)).await;
+                match (next, switched) {
+                    (Next::Again, _) => connection.begin_again(),
+                    (Next::End(end), _) => break end,
+                    (Next::Tunnel, Some(switched)) => {
+                        let Connection { client, logged, .. } = connection;
+                        return Box::pin(tunnel(core, session, client, switched, logged)).await;
+                    }
+                    (Next::Tunnel, None) => break TunnelEnd::OriginAborted,
+                }
+            }
+            Step::Answer(denied) => match Box::pin(connection.refuse(*denied)).await {
+                Next::Again => connection.begin_again(),
+                Next::End(end) => break end,
+                Next::Tunnel => break TunnelEnd::ProtocolError,
+            },
+            Step::End(end) => break end,
+        }
+    };
+    Box::pin(connection.finish(end)).await
+}
+
+/// A connection to an origin that has become a WebSocket's.
+struct Switched {
+    lease: Lease,
+    /// What the origin has sent on it already.
+    leftover: Vec<u8>,
+    began: Instant,
+    told: Option<Told>,
+}
+
+/// Joins a WebSocket's two sides.
+async fn tunnel(
+    core: &Core,
+    session: &Session,
+    client: Client<'_>,
+    switched: Switched,
+    logged: Option<Arc<access::Connection>>,
+) -> (TunnelEnd, Outgoing) {
+    let Switched { lease, leftover, began, told } = switched;
+    if client.write(&leftover).is_err() {
+        return (TunnelEnd::ProtocolError, Outgoing::default());
+    }
+    core.shard.add(Counter::BytesOut, leftover.len() as u64);
+    let socket = client.socket;
+    let (early, out) = client.into_waiting();
+    let traffic = Traffic::default();
+    traffic.out_bytes.set(leftover.len() as u64);
+    let tunnel = Tunnel {
+        client: socket,
+        tls: &session.tls,
+        origin: &lease.socket,
+        shard: &core.shard,
+        buffers: &core.buffers,
+        traffic: &traffic,
+        idle: core.config.tunnel_timeout,
+    };
+    let (end, last) = tunnel.run(early, out).await;
+    if let (Some(connection), Some(mut told)) = (logged, told) {
+        (told.facts.in_bytes, told.facts.out_bytes) = (traffic.in_bytes.get(), traffic.out_bytes.get());
+        super::access::log_request(core, session, connection, told, began, Some(end));
+    }
+    (end, last)
+}
+
+/// What is to be done next.
+enum Step {
+    /// Send what waits.
+    Flush,
+    Forward(Box<(Order, Option<access::Request>)>),
+    Answer(Box<Denied>),
+    End(TunnelEnd),
+}
+
+/// A request that is answered here.
+struct Denied {
+    status: u16,
+    reason: Refusal,
+    detail: &'static str,
+    head_only: bool,
+    /// What is still to come of the request, if the connection may go on after it.
+    rest: Option<(Framing, Body)>,
+    /// For the access log, if it is on and the head was understood.
+    line: Option<access::Request>,
+}
+
+/// What becomes of the connection.
+enum Next {
+    Again,
+    End(TunnelEnd),
+    Tunnel,
+}
+
+struct Connection<'a> {
+    core: &'a Rc<Core>,
+    session: &'a Session,
+    client: Client<'a>,
+    /// What the origin is told about the client, for this tenant.
+    fields: Option<(Rc<Tenant>, SessionFields)>,
+    /// One timer for all limits: they are moved later far more often than earlier.
+    sleep: Sleep,
+    idle_since: Instant,
+    /// When the first byte of the head that waits came.
+    head_since: Option<Instant>,
+    /// How much of what waits has been searched for the end of a head.
+    searched: usize,
+    /// What all access log lines of this connection say, once there was one.
+    logged: Option<Arc<access::Connection>>,
+}
+
+impl Connection<'_> {
+    fn begin_again(&mut self) {
+        self.idle_since = ring::now();
+        self.head_since = None;
+        self.searched = 0;
+        *self.session.request.borrow_mut() = Requested::Nothing;
+    }
+
+    /// Waits for a request and judges it.
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        loop {
+            let waiting = self.client.waiting();
+            if waiting > 0 && self.head_since.is_none() {
+                self.head_since = Some(ring::now());
+            }
+            if let Some(step) = self.look(waiting) {
+                return Poll::Ready(step);
+            }
+            match self.client.poll_read(cx) {
+                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Ok(false)) => {
+                    let end = if self.head_since.is_some() { TunnelEnd::ClientAborted } else { TunnelEnd::Clean };
+                    return Poll::Ready(Step::End(end));
+                }
+                // Between requests nothing can be cut short: that a client saves its goodbye harms nobody.
+                Poll::Ready(Err(Gone::Cut)) if self.head_since.is_none() => {
+                    return Poll::Ready(Step::End(TunnelEnd::Clean));
+                }
+                Poll::Ready(Err(gone)) => return Poll::Ready(Step::End(end_of(gone))),
+                Poll::Pending => return self.poll_limits(cx),
+            }
+        }
+    }
+
+    /// Judges the request that waits, if all of its head is here.
+    fn look(&mut self, waiting: usize) -> Option<Step> {
+        // A head ends with a line. Looking only when one has come bounds what a client that sends byte by byte costs.
+        let searched = std::mem::replace(&mut self.searched, waiting);
+        let full = waiting >= self.core.config.http.head.bytes_max;
+        let client = &self.client;
+        let (fields, core, session) = (&mut self.fields, self.core, self.session);
+        client.consume(|bytes| {
+            let fresh = &bytes[searched.min(bytes.len())..];
+            if fresh.is_empty() || !(full || fresh.contains(&b'\n')) {
+                return (0, None);
+            }
+            judge(core, session, fields, client, bytes)
+        })
+    }
+
+    /// Nothing has come: looks at the limits, and gives back what an idle connection does not need.
+    fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        let http = &self.core.config.http;
+        let due = match self.head_since {
+            Some(since) => since + http.header_timeout,
+            None => {
+                self.client.release();
+                if self.session.draining.poll(cx).is_ready() {
+                    return Poll::Ready(Step::End(TunnelEnd::DrainedIdle));
+                }
+                let wait =
+                    if self.client.unsent() > 0 { TICKET_WAIT.min(http.idle_timeout) } else { http.idle_timeout };
+                self.idle_since + wait
+            }
+        };
+        self.sleep.reset(due);
+        if Pin::new(&mut self.sleep).poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        Poll::Ready(match self.head_since {
+            Some(_) => {
+                self.core.shard.count(Counter::Timeout(Timeout::Header));
+                Step::Answer(Box::new(Denied {
+                    status: 408,
+                    reason: Refusal::MalformedRequest,
+                    detail: "the head did not come in time",
+                    head_only: false,
+                    rest: None,
+                    line: None,
+                }))
+            }
+            None if self.client.unsent() > 0 => Step::Flush,
+            None if self.fields.is_some() && due < self.idle_since + http.idle_timeout => {
+                self.fields = None;
+                return self.poll_limits(cx);
+            }
+            None => Step::End(TunnelEnd::Idle),
+        })
+    }
+
+    /// Forwards a request and passes its response on.
+    async fn forward(&mut self, order: Order, line: Option<access::Request>) -> (Next, Option<Switched>) {
+        let core = self.core;
+        let began = self.head_since.unwrap_or_else(ring::now);
+        let written = self.client.written_bytes();
+        let http = &core.config.http;
+        let setting = Setting {
+            origins: &core.origins,
+            shard: &core.shard,
+            histograms: &core.histograms,
+            slots: &core.slots,
+            limits: Limits {
+                head: http.head,
+                body_bytes_max: http.body_bytes_max,
+                min_body_rate: http.min_body_rate,
+                silence: core.config.tunnel_timeout,
+            },
+            draining: &|| core.draining.get().is_some(),
+        };
+        let tenant = Rc::clone(&self.session.tenant.borrow());
+        let (head_only, framing) = (order.asked.head, order.framing);
+        let ended = exchange::run(&setting, &self.client, &tenant, order, &mut self.sleep).await;
+        core.shard.add(Counter::BytesOut, self.client.written_bytes() - written);
+        if let Some(late) = ended.late {
+            core.shard.count(Counter::Timeout(match late {
+                Late::Response => Timeout::Response,
+                Late::Silence => Timeout::Tunnel,
+                Late::Body => Timeout::BodyRate,
+                Late::Reader => Timeout::SlowReader,
+            }));
+        }
+        let mut told = line.map(|request| Told { request, facts: ended.facts, asked_origin: true });
+        if let Some(told) = &mut told {
+            told.request.retried = ended.facts.retried;
+        }
+        let (status, next) = match ended.end {
+            End::Whole { keep, rest } => {
+                let goes_on = match rest {
+                    Some(rest) => keep && self.discard(framing, rest).await,
+                    None => keep,
+                };
+                (ended.status, if goes_on { Next::Again } else { Next::End(TunnelEnd::Answered) })
+            }
+            End::Switched(lease, leftover) => {
+                self.count(ended.status, began);
+                if let Some(told) = &mut told {
+                    told.request.status = ended.status;
+                    self.logged_connection();
+                }
+                return (Next::Tunnel, Some(Switched { lease, leftover, began, told }));
+            }
+            End::Unanswered(error) => {
+                if matches!(error, ProxyError::ConnectionRefused | ProxyError::ConnectionTimeout | ProxyError::DnsError)
+                {
+                    core.log_unreachable(&tenant.record.origin.name, self.session.server_name.as_deref());
+                }
+                if let Some(told) = &mut told {
+                    told.request.proxy_error = Some(error.label());
+                }
+                let next = self.answer(error.status(), Some(error), false, head_only).await;
+                (error.status(), next)
+            }
+            End::Refused(status) => {
+                self.count_refused(Refusal::MalformedRequest);
+                (status, self.answer(status, None, false, head_only).await)
+            }
+            End::BrokenOff => (ended.status, Next::End(TunnelEnd::OriginAborted)),
+            End::SlowReader => (ended.status, Next::End(TunnelEnd::TimedOut)),
+            End::Gone(gone) => (ended.status, Next::End(end_of(gone))),
+        };
+        self.record(status, began, told);
+        (next, None)
+    }
+
+    /// Counts a request that has ended, and writes its line.
+    fn record(&mut self, status: u16, began: Instant, told: Option<Told>) {
+        self.count(status, began);
+        if let Some(mut told) = told {
+            told.request.status = status;
+            let connection = self.logged_connection();
+            super::access::log_request(self.core, self.session, connection, told, began, None);
+        }
+    }
+
+    /// What all lines of this connection say.
+    fn logged_connection(&mut self) -> Arc<access::Connection> {
+        let (core, session, socket) = (self.core, self.session, self.client.socket);
+        let connection =
+            self.logged.get_or_insert_with(|| super::access::connection(core, socket.peer_address(), session));
+        Arc::clone(connection)
+    }
+
+    fn count(&self, status: u16, began: Instant) {
+        let class = match status {
+            0 => StatusClass::Unanswered,
+            100..200 => StatusClass::Switched,
+            200..300 => StatusClass::Success,
+            300..400 => StatusClass::Redirect,
+            400..500 => StatusClass::ClientError,
+            _ => StatusClass::ServerError,
+        };
+        self.core.shard.count(Counter::Request(class));
+        let us = Instant::now().saturating_duration_since(began).as_micros() as u64;
+        self.core.histograms.borrow_mut().request.record_us(us);
+    }
+
+    fn count_refused(&self, reason: Refusal) {
+        self.core.shard.count(Counter::RequestRefused(reason));
+    }
+
+    /// Answers a request that is not forwarded.
+    async fn refuse(&mut self, denied: Denied) -> Next {
+        let Denied { status, reason, detail, head_only, rest, line } = denied;
+        let began = self.head_since.unwrap_or_else(ring::now);
+        self.count_refused(reason);
+        let (session, client) = (self.session, &self.client);
+        self.core.log_refused(|| Refused {
+            hostname: session.server_name.as_deref().map(str::to_owned),
+            peer: client.socket.peer_address(),
+            detail: Some(detail.to_owned()),
+            ..Refused::new(reason)
+        });
+        let keep = rest.as_ref().is_some_and(|(framing, body)| is_small(framing, body)) && !self.is_ending();
+        let mut next = self.answer(status, None, keep, head_only).await;
+        if let (Next::Again, Some((framing, body))) = (&next, rest)
+            && !self.discard(framing, body).await
+        {
+            next = Next::End(TunnelEnd::Answered);
+        }
+        let told = self.core.access.enabled().then(|| {
+            let request = line.unwrap_or_else(|| access::Request::new(b"", b"", b"", b""));
+            Told { request, facts: Facts::default(), asked_origin: false }
+        });
+        self.record(status, began, told);
+        next
+    }
+
+    fn is_ending(&self) -> bool {
+        self.core.draining.get().is_some() || self.client.has_finished() && self.client.waiting() == 0
+    }
+
+    /// Sends an answer of ours.
+    async fn answer(&self, status: u16, error: Option<ProxyError>, keep_alive: bool, head_only: bool) -> Next {
+        let mut plain = self.core.buffers.plain();
+        let keeps = answer::answer(status, error, keep_alive, head_only, &mut plain);
+        let written = self.client.write(&plain);
+        self.core.buffers.keep_plain(plain);
+        if let Err(gone) = written {
+            return Next::End(end_of(gone));
+        }
+        if !keeps {
+            return Next::End(TunnelEnd::Answered);
+        }
+        match self.client.flush().await {
+            Ok(()) => Next::Again,
+            Err(gone) => Next::End(end_of(gone)),
+        }
+    }
+
+    /// Reads the rest of a request that nobody wants. Whether the connection can go on afterwards.
+    async fn discard(&mut self, framing: Framing, mut body: Body) -> bool {
+        if !is_small(&framing, &body) {
+            return false;
+        }
+        let client = &self.client;
+        let reading = poll_fn(|cx| {
+            loop {
+                let sound = client.consume(|waiting| match body.pass(waiting, &mut |_| ()) {
+                    Ok(consumed) => (consumed, true),
+                    Err(_) => (0, false),
+                });
+                if !sound || body.is_done() {
+                    return Poll::Ready(sound);
+                }
+                match client.poll_read(cx) {
+                    Poll::Ready(Ok(true)) => {}
+                    Poll::Ready(Ok(false) | Err(_)) => return Poll::Ready(false),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        });
+        let read = ring::timeout(DISCARD_WAIT, reading).await;
+        if read.is_err() {
+            self.core.shard.count(Counter::Timeout(Timeout::BodyRate));
+        }
+        read.unwrap_or(false)
+    }
+
+    /// Says what there is to say at the end of the connection. What is returned is still to be sent.
+    async fn finish(self, end: TunnelEnd) -> (TunnelEnd, Outgoing) {
+        let (core, client) = (self.core, &self.client);
+        match end {
+            TunnelEnd::Clean | TunnelEnd::Answered | TunnelEnd::Idle | TunnelEnd::DrainedIdle => {
+                if end == TunnelEnd::Idle {
+                    core.shard.count(Counter::Timeout(Timeout::Idle));
+                }
+                client.say_goodbye();
+                let (bytes, filled) = client.last_words().take();
+                say_goodbye(core, client.socket, bytes, filled).await;
+            }
+            TunnelEnd::ProtocolError => return (end, client.last_words()),
+            _ => {}
+        }
+        (end, Outgoing::default())
+    }
+}
+
+fn end_of(gone: Gone) -> TunnelEnd {
+    match gone {
+        Gone::Cut => TunnelEnd::ClientAborted,
+        Gone::Broke => TunnelEnd::ProtocolError,
+    }
+}
+
+/// Judges the request at the start of `bytes`: how many bytes its head takes, and what is to be done.
+fn judge(
+    core: &Rc<Core>,
+    session: &Session,
+    fields: &mut Option<(Rc<Tenant>, SessionFields)>,
+    client: &Client<'_>,
+    bytes: &[u8],
+) -> (usize, Option<Step>) {
+    let mut slots = core.slots.borrow_mut();
+    let request = match Request::parse(bytes, &core.config.http.head, &mut slots) {
+        Ok(Parsed::Complete(request)) => request,
+        Ok(Parsed::Incomplete) => return (0, None),
+        Err(rejected) => return (0, Some(Step::Answer(Box::new(Denied::of(rejected))))),
+    };
+    let step = match judge_request(core, session, fields, client, &request) {
+        Ok(order) => Step::Forward(Box::new(order)),
+        Err(Unfit::End(end)) => Step::End(end),
+        Err(Unfit::Rejected(rejected)) => {
+            // The head was understood, and so the connection can go on behind the request.
+            let body = Body::request(request.framing, None);
+            // RFC 9110 section 10.1.1: a client that waits for 100 may or may not send its body after this answer.
+            let goes_on = request.keep_alive && (!request.expects_continue || body.is_done());
+            Step::Answer(Box::new(Denied {
+                head_only: request.is_head(),
+                rest: goes_on.then_some((request.framing, body)),
+                line: core.access.enabled().then(|| line(&request, "")),
+                ..Denied::of(rejected)
+            }))
+        }
+    };
+    (request.head_bytes, Some(step))
+}
+
+impl Denied {
+    fn of(rejected: Rejected) -> Self {
+        let Rejected { status, reason, detail } = rejected;
+        Self { status, reason, detail, head_only: false, rest: None, line: None }
+    }
+}
+
+/// Why a request is not forwarded.
+enum Unfit {
+    Rejected(Rejected),
+    /// The connection ends with it.
+    End(TunnelEnd),
+}
+
+impl From<Rejected> for Unfit {
+    fn from(rejected: Rejected) -> Self {
+        Self::Rejected(rejected)
+    }
+}
+
+/// What the access log says of a request.
+fn line(request: &Request<'_>, id: &str) -> access::Request {
+    let [method, target, authority] = [request.method, request.target, request.authority].map(str::as_bytes);
+    access::Request::new(method, target, authority, id.as_bytes())
+}
+
+fn judge_request(
+    core: &Rc<Core>,
+    session: &Session,
+    fields: &mut Option<(Rc<Tenant>, SessionFields)>,
+    client: &Client<'_>,
+    request: &Request<'_>,
+) -> Result<(Order, Option<access::Request>), Unfit> {
+    let rejected = |status, reason, detail| Rejected { status, reason, detail };
+    {
+        let published = core.published.borrow();
+        // DECISIONS 14: what was published since counts, whether the sweep has come by or not.
+        if published.snapshot.generation != session.generation.get() {
+            if sessions::rejudge(core, &published.snapshot, session).is_err() {
+                return Err(Unfit::End(TunnelEnd::TrustChanged));
+            }
+            session.generation.set(published.snapshot.generation);
+        }
+        if !is_own(session, &published.snapshot, request.authority) {
+            return Err(rejected(421, Refusal::AuthorityMismatch, "the request is for another hostname").into());
+        }
+    }
+    let tenant = Rc::clone(&session.tenant.borrow());
+    let rules = &tenant.record.rules;
+    let mut requested = Requested::Unseen;
+    let mut scratch = String::new();
+    // Remembered whether a rule looks at it now or not: one that is published while the request is under way may.
+    match request.judged_path(&mut scratch) {
+        Ok(path) => requested = Requested::Seen { method: request.method.into(), path: path.into() },
+        Err(rejected) if rules.needs_request() => return Err(rejected.into()),
+        Err(_) => {}
+    }
+    if rules.needs_request()
+        && let Requested::Seen { method, path } = &requested
+    {
+        sessions::judge_request(&tenant, session, Some((method, path)))
+            .map_err(|reason| rejected(403, reason, "the hostname's rules deny this request"))?;
+    }
+    if request.framing.exceeds(core.config.http.body_bytes_max) {
+        return Err(rejected(413, Refusal::MalformedRequest, "the body is larger than limits.body_bytes").into());
+    }
+    if fields.as_ref().is_none_or(|(known, _)| !Rc::ptr_eq(known, &tenant)) {
+        *fields = Some((Rc::clone(&tenant), session_fields(core, session, client, &tenant)));
+    }
+    let Some((_, fields)) = fields else { return Err(Unfit::End(TunnelEnd::ClientAborted)) };
+    let mut head = core.buffers.plain();
+    let own = core.request_ids.next();
+    let request_id = match request.request_id(fields) {
+        Some(id) => id,
+        None => std::str::from_utf8(&own).unwrap_or_default(),
+    };
+    request.write(&Added { session: fields, request_id }, &mut head);
+    *session.request.borrow_mut() = requested;
+    let order = Order {
+        head,
+        framing: request.framing,
+        asked: Asked {
+            head: request.is_head(),
+            websocket: request.websocket && request.framing == Framing::None,
+            is_http_1_0: request.is_http_1_0,
+        },
+        keep_alive: request.keep_alive,
+        expects_continue: request.expects_continue,
+        idempotent: request.is_idempotent(),
+    };
+    Ok((order, core.access.enabled().then(|| line(request, request_id))))
+}
+
+/// Whether an authority belongs to the connection's own record (I4).
+fn is_own(session: &Session, snapshot: &Snapshot, written: &str) -> bool {
+    let mut memory = [0; 255];
+    let name = authority::normalise(written, &mut memory);
+    if name.is_some() && name == session.server_name.as_deref() {
+        return true;
+    }
+    let resolution = match name {
+        Some(name) => snapshot.resolve(name),
+        None => snapshot.resolve_default(),
+    };
+    resolution.record().is_some_and(|record| record.id == session.tenant.borrow().record.id)
+}
+
+/// What the origin is told about this client.
+fn session_fields(core: &Core, session: &Session, client: &Client<'_>, tenant: &Tenant) -> SessionFields {
+    let source = session.source.unwrap_or(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)).to_canonical();
+    let verdict = session.standing.verdict;
+    let tls = client.tls.borrow();
+    // Read for this once and not kept: what comes of it is, and that is smaller.
+    let leaf = tls.peer_certificates().and_then(|chain| chain.first()).filter(|_| verdict == Verdict::Success);
+    let identity = leaf.and_then(|leaf| identity::parse(leaf).ok());
+    SessionFields::new(&SessionFacts {
+        mode: tenant.record.client_auth.mode,
+        verdict,
+        sets: tenant.record.client_auth.headers,
+        identity: identity.as_ref(),
+        chain: tls.peer_certificates().unwrap_or_default(),
+        client: source,
+        trusted_peer: core.config.trusted_proxies.iter().any(|net| net.contains(&source)),
+        keep_unusual_names: tenant.record.keep_unusual_headers,
+    })
+}
