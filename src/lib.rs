@@ -12,9 +12,9 @@
 //! | `tls` | ClientHello, tenants, verification, tickets, identity, the stream |
 //! | `proxy` | the tunnel to the origin |
 //! | `worker` | one core: accept, cache, admission, session |
-//! | `control` | reload, signals, admin, name resolution |
+//! | `control` | reload, hand-over, signals, admin, name resolution |
 //! | `telemetry` | counters, histograms, log, metrics text |
-//! | `sys` | affinity, limits: the few calls no crate wraps |
+//! | `sys` | affinity, limits, inherited descriptors: the few calls no crate wraps |
 
 pub mod cli;
 pub mod config;

@@ -1,9 +1,10 @@
 //! The few things asked of the operating system that no other room wraps: CPU affinity, resource limits, signals'
-//! dispositions, and what /proc says about this process.
+//! dispositions, inherited descriptors, and what /proc says about this process.
 //!
-//! Everything goes through rustix or std where they have it; what is left is the one `unsafe` block below.
+//! Everything goes through rustix or std where they have it; what is left are the `unsafe` blocks below.
 
 use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -89,6 +90,22 @@ pub fn ignore_write_signals() {
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
     }
+}
+
+/// Takes a descriptor this process was started with, other than the standard three. To be called at the start, once for each
+/// number, while no other thread runs: what is open then was inherited and belongs to nobody yet.
+///
+/// # Errors
+/// No descriptor of this number is open.
+pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    if number <= 2 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: the borrow lives for one call that asks the kernel whether the number is an open descriptor; it answers
+    // EBADF if not.
+    rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) })?;
+    // SAFETY: the descriptor is open, and by this function's contract nothing in this process owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// The kernel's release, as `uname -r` prints it.
@@ -189,6 +206,16 @@ mod tests {
         let expected = StatFields { cpu_ticks: 100, start_ticks: 555, resident_pages: 1234 };
         assert_eq!(StatFields::parse(&format!("12 (a) b (c) {fields}")), Some(expected));
         assert_eq!(StatFields::parse("12 (a) R 1"), None);
+    }
+
+    #[test]
+    fn only_open_descriptors_are_inherited() {
+        for number in [-1, 0, 1, 2, i32::MAX] {
+            assert!(inherited(number).is_err(), "{number}");
+        }
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let number = std::os::fd::IntoRawFd::into_raw_fd(reader);
+        assert_eq!(std::os::fd::AsRawFd::as_raw_fd(&inherited(number).unwrap()), number);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `hostward run`: serve until a signal or the admin socket ends it.
 
 use super::ConfigFile;
+use crate::control::handover::Program;
 use crate::control::{self, Failure, Options};
 
 /// The arguments of `run`.
@@ -12,5 +13,5 @@ pub struct Arguments {
 
 /// Serves.
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
-    control::run(Options { config: arguments.file.config, on_ready: None })
+    control::run(Options { config: arguments.file.config, program: Program::current(), on_ready: None })
 }

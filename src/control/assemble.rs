@@ -52,9 +52,14 @@ pub struct Assembled {
 ///
 /// Everything that makes a record unusable, with the findings that would have been warnings; `previous` stays in force.
 pub fn assemble(config: &Config, previous: Option<&Snapshot>, generation: u64) -> Result<Assembled, Report> {
-    // A clock before 1970 makes every certificate "not yet valid", which is what it is then.
+    assemble_at(config, previous, generation, now_unix_s())
+}
+
+/// The time, in seconds since the Unix epoch. A clock before 1970 makes every certificate "not yet valid", which is what it
+/// is then.
+fn now_unix_s() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    assemble_at(config, previous, generation, i64::try_from(now).unwrap_or(i64::MAX))
+    i64::try_from(now).unwrap_or(i64::MAX)
 }
 
 /// Like [`assemble`], with the time passed in, seconds since the Unix epoch.
@@ -68,29 +73,30 @@ pub fn assemble_at(
     generation: u64,
     now_unix_s: i64,
 ) -> Result<Assembled, Report> {
-    let mut assembly = Assembly::new(config.tls.provider.full(), previous, now_unix_s);
-    let mut records = Vec::new();
-    for hostname in &config.hostnames {
-        records.extend(assembly.hostname(hostname));
-    }
-    if assembly.failed {
-        return Err(assembly.findings);
-    }
-    let snapshot = Arc::new(Snapshot::new(generation, records));
-    Ok(Assembled { snapshot, warnings: assembly.findings.problems })
+    Assembly::new(config.tls.provider.full(), previous, now_unix_s).assemble(config, generation)
 }
 
-/// Reads a configuration and opens every file it names: what `run` starts with and `check --full` reports.
+/// Reads a configuration and opens every file it names: what `run` starts with and `check --full` reports. Records of the
+/// names in `ids` keep the identity they had in the process that this one takes over from, as they keep it over a reload.
 ///
 /// # Errors
 ///
 /// All that is wrong, of the configuration and of the files, warnings included. Where keys are at fault the files are opened
 /// all the same, so that one run tells everything.
-pub fn load(path: &Path, previous: Option<&Snapshot>, generation: u64) -> Result<(Config, Assembled), Report> {
+pub fn load(
+    path: &Path,
+    ids: Option<&HashMap<String, RecordId>>,
+    generation: u64,
+) -> Result<(Config, Assembled), Report> {
+    let assemble = |config: &Config| {
+        let mut assembly = Assembly::new(config.tls.provider.full(), None, now_unix_s());
+        assembly.ids = ids;
+        assembly.assemble(config, generation)
+    };
     let (mut config, mut report) = config::read(path);
     if !report.has_errors() {
         config.warnings = std::mem::take(&mut report.problems);
-        return match assemble(&config, previous, generation) {
+        return match assemble(&config) {
             Ok(assembled) => Ok((config, assembled)),
             Err(errors) => Err(Report { problems: config.warnings.into_iter().chain(errors.problems).collect() }),
         };
@@ -102,7 +108,7 @@ pub fn load(path: &Path, previous: Option<&Snapshot>, generation: u64) -> Result
             hostname.client_auth.mode = ClientAuthMode::Off;
         }
     }
-    let found = match assemble(&config, previous, generation) {
+    let found = match assemble(&config) {
         Ok(assembled) => assembled.warnings,
         Err(errors) => errors.problems,
     };
@@ -123,6 +129,8 @@ pub fn check_full(path: &Path) -> Report {
 struct Assembly<'a> {
     provider: CryptoProvider,
     previous: HashMap<&'a str, &'a Arc<HostnameRecord>>,
+    /// The identities records had in the process that served before this one.
+    ids: Option<&'a HashMap<String, RecordId>>,
     ca_sets: HashMap<[u8; 32], Arc<CaSet>>,
     /// CA files by path: a thousand hostnames with one CA file read it once, and its faults are told once.
     ca_files: HashMap<PathBuf, Option<Arc<CaFile>>>,
@@ -145,6 +153,7 @@ impl<'a> Assembly<'a> {
         Self {
             provider,
             previous,
+            ids: None,
             ca_sets,
             ca_files: HashMap::new(),
             dated: HashSet::new(),
@@ -153,6 +162,18 @@ impl<'a> Assembly<'a> {
             findings: Report::default(),
             failed: false,
         }
+    }
+
+    fn assemble(mut self, config: &Config, generation: u64) -> Result<Assembled, Report> {
+        let mut records = Vec::new();
+        for hostname in &config.hostnames {
+            records.extend(self.hostname(hostname));
+        }
+        if self.failed {
+            return Err(self.findings);
+        }
+        let snapshot = Arc::new(Snapshot::new(generation, records));
+        Ok(Assembled { snapshot, warnings: self.findings.problems })
     }
 
     /// Something that makes a record unusable.
@@ -205,6 +226,9 @@ impl<'a> Assembly<'a> {
                 return Some(Arc::clone(previous));
             }
             return Some(Arc::new(HostnameRecord { id: previous.id, ..record }));
+        }
+        if let Some(id) = self.ids.and_then(|ids| ids.get(record.name.as_str())) {
+            return Some(Arc::new(HostnameRecord { id: *id, ..record }));
         }
         let mut id = [0; 16];
         if self.provider.secure_random.fill(&mut id).is_err() {

@@ -12,6 +12,7 @@
 //! | `start` | from nothing to running workers |
 //! | `serve` | the loop: signals, reloads, worker events, drain |
 //! | `reload` | one reload, from the file to the last worker's answer |
+//! | `handover` | a new process takes over from an old one |
 //! | `resolve` | names of origins |
 //! | `scrape` | what `/metrics` and `/status` show |
 //! | `admin` | the admin server and its client |
@@ -21,6 +22,7 @@
 pub mod admin;
 pub mod assemble;
 pub mod explain;
+pub mod handover;
 pub mod listen;
 mod notify;
 mod plan;
@@ -42,6 +44,7 @@ use tokio::sync::mpsc;
 use crate::config::Report;
 use crate::telemetry::log::{Level, Log};
 use admin::Ask;
+use handover::{Inherited, Program};
 
 /// How long an exit waits for log lines nobody reads.
 const LOG_FINISH: Duration = Duration::from_secs(1);
@@ -55,6 +58,15 @@ pub enum Failure {
     System(String),
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Input(problems) => f.write_str(&problems.join("; ")),
+            Self::System(message) => f.write_str(message),
+        }
+    }
+}
+
 impl From<Report> for Failure {
     fn from(report: Report) -> Self {
         Self::Input(report.problems.iter().map(ToString::to_string).collect())
@@ -65,6 +77,8 @@ impl From<Report> for Failure {
 pub struct Options {
     /// The main configuration file.
     pub config: PathBuf,
+    /// What SIGUSR2 starts to take over from this process; `None`: nothing, nor does this one take over from another.
+    pub program: Option<Program>,
     /// Called once on the control thread when all workers serve; must not block.
     pub on_ready: Option<OnReady>,
 }
@@ -91,8 +105,26 @@ pub struct Ready {
 /// # Errors
 /// A [`Failure`], after which the process should exit with the code it stands for.
 pub fn run(options: Options) -> Result<(), Failure> {
+    // First of all, while no descriptor is this process's own.
+    let inherited = match options.program {
+        Some(_) => handover::receive().map_err(Failure::System)?,
+        None => None,
+    };
+    let predecessor = inherited.as_ref().map(|inherited| inherited.predecessor.clone());
+    let result = run_process(options, inherited);
+    if let (Err(failure), Some(predecessor)) = (&result, predecessor) {
+        predecessor.failed(&failure.to_string());
+    }
+    result
+}
+
+fn run_process(options: Options, mut inherited: Option<Inherited>) -> Result<(), Failure> {
+    let state = inherited.as_mut().and_then(|inherited| inherited.state.take());
     // Faults are told as `check --full` tells them.
-    let (config, assembled) = assemble::load(&options.config, None, start::FIRST_GENERATION)?;
+    let (config, assembled) = match &state {
+        Some(state) => assemble::load(&options.config, Some(&state.ids), state.generation + 1)?,
+        None => assemble::load(&options.config, None, start::FIRST_GENERATION)?,
+    };
     let features = crate::ring::probe().map_err(|unavailable| Failure::System(unavailable.to_string()))?;
     crate::sys::ignore_write_signals();
     abort_on_panic();
@@ -104,6 +136,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
         "starting",
         vec![
             ("version", env!("CARGO_PKG_VERSION").into()),
+            ("pid", std::process::id().into()),
             ("config", options.config.display().to_string().into()),
             ("ring", features.to_string().into()),
         ],
@@ -117,7 +150,8 @@ pub fn run(options: Options) -> Result<(), Failure> {
         .map_err(|error| system("cannot start the control plane", &error));
     let result = runtime.and_then(|runtime| {
         let result = runtime.block_on(async {
-            let control = start::start(options, config, assembled, handle.clone()).await?;
+            let keyring = state.map(|state| state.keyring);
+            let control = start::start(options, config, assembled, inherited, keyring, handle.clone()).await?;
             control.serve().await
         });
         // A resolver that hangs must not hold up the exit.
@@ -125,7 +159,10 @@ pub fn run(options: Options) -> Result<(), Failure> {
         result
     });
     match &result {
-        Ok(()) => handle.event(Level::Info, "stopped", vec![]),
+        Ok(ended) => {
+            let fields = vec![("pid", std::process::id().into()), ("connections_cut", ended.cut.into())];
+            handle.event(Level::Info, "stopped", fields);
+        }
         Err(Failure::Input(problems)) => {
             handle.event(Level::Error, "fatal", vec![("problems", problems.clone().into())]);
         }
@@ -134,7 +171,7 @@ pub fn run(options: Options) -> Result<(), Failure> {
         }
     }
     log.finish(LOG_FINISH);
-    result
+    result.map(|_| ())
 }
 
 fn system(what: &str, error: &std::io::Error) -> Failure {

@@ -19,3 +19,9 @@ pub fn reloading() {
 pub fn stopping() {
     let _ = sd_notify::notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
 }
+
+/// Another process is the main one from now on. With NotifyAccess=main systemd hears this one no more, and that one only from
+/// now on: nothing either says out of turn counts.
+pub fn main_process(pid: u32) {
+    let _ = sd_notify::notify(&[NotifyState::MainPid(pid)]);
+}

@@ -27,20 +27,25 @@ pub fn workers(config: &Config, allowed_cpus: &[usize], open_files: Option<u64>)
         Workers::Count(count) => count,
     };
     let pinned = count <= cpus.len();
-    let connections_max = config.limits.connections_per_worker.min(connections_within(open_files, count));
+    let within = connections_within(open_files, count, config.server.listen.len() + config.server.redirect.len());
+    let connections_max = config.limits.connections_per_worker.min(within);
     let plan = |index| worker(config, index, cpus.get(index).copied().filter(|_| pinned), connections_max);
     Ok((0..count).map(plan).collect())
 }
 
-/// Descriptors kept for what is not a client: rings, listeners, the admin server's 2 x 64 connections, files of a reload.
+/// Descriptors kept for what is not a client: rings, the admin server's 2 x 64 connections, files of a reload.
 const DESCRIPTORS_RESERVED: u64 = 192;
+
+/// Descriptors for each listener: the worker's, and the control plane's, which a successor is given.
+const DESCRIPTORS_PER_LISTENER: u64 = 2;
 
 /// How many client connections a worker may have so that the process never runs out of descriptors: each takes two, its own
 /// and its origin's. Otherwise a flood would keep reloads from reading their files, and so withdrawn clients in.
-fn connections_within(open_files: Option<u64>, workers: usize) -> usize {
+fn connections_within(open_files: Option<u64>, workers: usize, addresses: usize) -> usize {
     let Some(open_files) = open_files else { return usize::MAX };
+    let reserved = DESCRIPTORS_RESERVED + DESCRIPTORS_PER_LISTENER * (workers * addresses) as u64;
     // A very small limit is split in half.
-    let for_clients = open_files.saturating_sub(DESCRIPTORS_RESERVED).max(open_files / 2);
+    let for_clients = open_files.saturating_sub(reserved).max(open_files / 2);
     usize::try_from(for_clients / 2).unwrap_or(usize::MAX).div_euclid(workers.max(1)).max(1)
 }
 
@@ -217,12 +222,12 @@ pub(super) mod tests {
 
     #[test]
     fn clients_never_take_the_last_descriptors() {
-        assert_eq!(connections_within(None, 4), usize::MAX);
-        assert_eq!(connections_within(Some(20_192), 2), 5_000);
+        assert_eq!(connections_within(None, 4, 1), usize::MAX);
+        assert_eq!(connections_within(Some(20_200), 2, 2), 5_000);
         for (open_files, workers) in [(80, 1), (300, 1), (1024, 2), (65_536, 8)] {
-            let taken = 2 * workers * connections_within(Some(open_files), workers);
+            let taken = 2 * workers * connections_within(Some(open_files), workers, 1);
             assert!(taken as u64 <= open_files - open_files.min(2 * DESCRIPTORS_RESERVED) / 2, "{open_files}: {taken}");
         }
-        assert_eq!(connections_within(Some(1), 8), 1);
+        assert_eq!(connections_within(Some(1), 8, 1), 1);
     }
 }

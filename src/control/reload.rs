@@ -55,19 +55,20 @@ pub struct Loaded {
     pub answers: Vec<resolve::Answer>,
 }
 
-/// Reads the configuration on a thread of its own and looks its new origin names up.
+/// Reads the configuration on a thread of its own and looks its new origin names up. With a `current` configuration, what
+/// cannot change while that one is in force must not differ.
 ///
 /// # Errors
 /// Every problem, one line each.
 pub async fn load(
     path: Arc<Path>,
-    current: Arc<Config>,
+    current: Option<Arc<Config>>,
     previous: Arc<Snapshot>,
     known: BTreeSet<String>,
 ) -> Result<Loaded, Vec<String>> {
     let (sender, receiver) = oneshot::channel();
     let thread = std::thread::Builder::new().name("hostward-load".into());
-    let thread = thread.spawn(move || drop(sender.send(read(&path, &current, &previous))));
+    let thread = thread.spawn(move || drop(sender.send(read(&path, current.as_deref(), &previous))));
     if let Err(error) = thread {
         return Err(vec![format!("cannot start a thread to read the configuration: {error}")]);
     }
@@ -79,19 +80,31 @@ pub async fn load(
     Ok(Loaded { config, assembled, access, asked, answers })
 }
 
-fn read(path: &Path, current: &Config, previous: &Snapshot) -> Result<(Config, Assembled, Option<Sink>), Vec<String>> {
+fn read(
+    path: &Path,
+    current: Option<&Config>,
+    previous: &Snapshot,
+) -> Result<(Config, Assembled, Option<Sink>), Vec<String>> {
     let lines = |report: crate::config::Report| report.problems.iter().map(ToString::to_string).collect::<Vec<_>>();
     let config = crate::config::load(path).map_err(lines)?;
-    let fixed = plan::needs_restart(current, &config);
+    let fixed = current.map(|current| plan::needs_restart(current, &config)).unwrap_or_default();
     if !fixed.is_empty() {
-        let problem = |key| format!("{}: {key} changed, which needs a restart; nothing was changed", path.display());
+        let problem = |key| {
+            format!(
+                "{}: {key} changed, which takes a new process (SIGUSR2, or a restart); nothing was changed",
+                path.display()
+            )
+        };
         return Err(fixed.into_iter().map(problem).collect());
     }
     let assembled = assemble::assemble(&config, Some(previous), previous.generation + 1).map_err(lines)?;
-    // Opened here, where a path that cannot be used still changes nothing.
-    let access = match config.log.access == current.log.access {
-        true => None,
-        false => Some(open_access_log(&config).map_err(|problem| vec![format!("{}: {problem}", path.display())])?),
+    // Opened here, where a path that cannot be used still changes nothing. Without a current configuration this process
+    // ends soon, and writes where it wrote.
+    let access = match current {
+        Some(current) if current.log.access != config.log.access => {
+            Some(open_access_log(&config).map_err(|problem| vec![format!("{}: {problem}", path.display())])?)
+        }
+        _ => None,
     };
     Ok((config, assembled, access))
 }

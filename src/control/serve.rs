@@ -11,15 +11,16 @@ use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 
 use super::admin::{Ask, OwnSocket, ReloadResult, Reloaded};
+use super::handover::{self, Handover};
 use super::reload::{self, Loaded, Reload, Stage, Waiting};
 use super::scrape::{Busy, LastHistograms, Scrape, connections_open, refusals_status, workers_status};
 use super::{Failure, notify, plan, resolve};
 use crate::config::Config;
 use crate::registry::Snapshot;
 use crate::registry::origins;
-use crate::telemetry::Shard;
 use crate::telemetry::log::{Handle, Level, Value as Field, access};
 use crate::telemetry::metrics::ControlMetrics;
+use crate::telemetry::{Gauge, Shard};
 use crate::worker::{Command, Event, Published, Worker};
 
 /// How often deadlines are looked at: the bound on how late the control plane acts on one.
@@ -47,6 +48,7 @@ pub struct Signals {
     pub terminate: Signal,
     pub interrupt: Signal,
     pub user1: Signal,
+    pub user2: Signal,
 }
 
 /// Everything the loop listens to.
@@ -61,6 +63,12 @@ pub struct Inbox {
 pub enum Internal {
     Loaded(Result<Box<Loaded>, Vec<String>>),
     Refreshed(BTreeSet<String>, Vec<resolve::Answer>),
+    /// Of the process that takes over from this one.
+    Successor(handover::Report),
+    /// Of the process this one took over from.
+    Predecessor(handover::Word),
+    /// What the successor's new configuration says about the connections that are still here.
+    Rejudged(Result<Box<Loaded>, Vec<String>>),
 }
 
 /// What the process is doing.
@@ -71,11 +79,20 @@ pub enum Phase {
     Draining {
         workers: BTreeSet<usize>,
         deadline: Instant,
+        /// A successor serves: the first signal to end finds that already under way.
+        handed_over: bool,
     },
 }
 
+/// How the process ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Ended {
+    /// Connections that were still open.
+    pub cut: u64,
+}
+
 /// Why the loop goes on or not.
-enum Flow {
+pub enum Flow {
     On,
     /// Stop the workers and end.
     Stop,
@@ -94,9 +111,12 @@ pub struct Control {
     pub redirect: Vec<SocketAddr>,
     pub admin: Option<SocketAddr>,
     pub own_socket: OwnSocket,
+    pub handover: Handover,
     pub published: Arc<Published>,
     pub names: resolve::Names,
     pub phase: Phase,
+    /// Connections cut at the drain timeout, so far.
+    pub cut: u64,
     pub reload: Reload,
     pub histograms: LastHistograms,
     pub busy: Busy,
@@ -116,7 +136,7 @@ impl Control {
     ///
     /// # Errors
     /// A worker that failed: the process must end, so that it never serves half.
-    pub async fn serve(mut self) -> Result<(), Failure> {
+    pub async fn serve(mut self) -> Result<Ended, Failure> {
         self.note_snapshot();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -128,9 +148,10 @@ impl Control {
                 Some(()) = signals.interrupt.recv() => self.drain("SIGINT"),
                 Some(()) = signals.hangup.recv() => { self.reload(None); Flow::On }
                 Some(()) = signals.user1.recv() => { self.access.reopen(); Flow::On }
+                Some(()) = signals.user2.recv() => { self.hand_over(); Flow::On }
                 Some(event) = self.inbox.events.recv() => self.worker_event(event)?,
                 Some(ask) = self.inbox.asks.recv() => self.answer(ask),
-                Some(internal) = self.inbox.internal.recv() => { self.internal(internal); Flow::On }
+                Some(internal) = self.inbox.internal.recv() => self.internal(internal),
                 _ = tick.tick() => {
                     ticks = ticks.wrapping_add(1);
                     self.tick(ticks)
@@ -142,7 +163,7 @@ impl Control {
         }
     }
 
-    fn event(&self, level: Level, event: &'static str, fields: Vec<(&'static str, Field)>) {
+    pub fn event(&self, level: Level, event: &'static str, fields: Vec<(&'static str, Field)>) {
         self.log.event(level, event, fields);
     }
 
@@ -159,13 +180,12 @@ impl Control {
                     }
                 }
             }
-            Event::Drained { worker } => {
+            Event::Drained { worker, cut } => {
+                self.cut += cut;
                 if let Phase::Draining { workers, .. } = &mut self.phase {
                     workers.remove(&worker);
-                    if workers.is_empty() {
-                        return Ok(Flow::Stop);
-                    }
                 }
+                return Ok(self.drained());
             }
             Event::Failed { worker, message } => {
                 return Err(Failure::System(format!(
@@ -204,13 +224,19 @@ impl Control {
         Flow::On
     }
 
-    fn internal(&mut self, internal: Internal) {
+    fn internal(&mut self, internal: Internal) -> Flow {
         match internal {
             Internal::Loaded(Err(problems)) => self.reload_failed(problems),
             Internal::Loaded(Ok(_)) if matches!(self.phase, Phase::Draining { .. }) => {
                 self.reload_failed(vec!["draining: nothing is changed any more".into()]);
             }
             Internal::Loaded(Ok(loaded)) => self.loaded(*loaded),
+            Internal::Successor(report) => return self.successor_reported(report),
+            Internal::Predecessor(word) => {
+                self.predecessor_said(word);
+                return self.drained();
+            }
+            Internal::Rejudged(loaded) => self.rejudged(loaded),
             Internal::Refreshed(asked, answers) => {
                 self.refreshing = false;
                 self.refreshed = Instant::now();
@@ -220,6 +246,7 @@ impl Control {
                 self.publish(Arc::clone(&self.published.snapshot), None);
             }
         }
+        Flow::On
     }
 
     fn tick(&mut self, ticks: u32) -> Flow {
@@ -240,9 +267,12 @@ impl Control {
             );
             self.reload_failed(vec![problem]);
         }
-        if let Phase::Draining { workers, deadline } = &self.phase
+        if let Phase::Draining { workers, deadline, .. } = &self.phase
             && now >= *deadline
         {
+            if workers.is_empty() {
+                return Flow::Stop;
+            }
             let fields = vec![("workers", json!(workers)), ("connections_open", connections_open(&self.shards).into())];
             self.event(Level::Error, "drain_incomplete", fields);
             return Flow::Stop;
@@ -250,7 +280,7 @@ impl Control {
         Flow::On
     }
 
-    fn learn(&mut self, wanted: &BTreeSet<String>, asked: BTreeSet<String>, answers: Vec<resolve::Answer>) {
+    pub fn learn(&mut self, wanted: &BTreeSet<String>, asked: BTreeSet<String>, answers: Vec<resolve::Answer>) {
         for (host, why) in self.names.learn(wanted, asked, answers) {
             let kept = self.names.known.get(&host).map_or(0, Vec::len);
             self.event(
@@ -263,13 +293,14 @@ impl Control {
     }
 
     /// Starts a reload, or lets this one join the next if one is under way.
-    fn reload(&mut self, reply: Option<tokio::sync::oneshot::Sender<ReloadResult>>) {
+    pub fn reload(&mut self, reply: Option<tokio::sync::oneshot::Sender<ReloadResult>>) {
         if let Phase::Draining { .. } = self.phase {
             if let Some(reply) = reply {
                 drop(reply.send(Err(vec!["draining: nothing is changed any more".into()])));
             }
             return;
         }
+        self.handover.note_reload();
         match self.reload.stage {
             Stage::Idle => self.begin_reload(reply.into_iter().collect()),
             Stage::Loading | Stage::Applying { .. } => self.reload.next.get_or_insert_default().extend(reply),
@@ -281,7 +312,7 @@ impl Control {
         self.reload.stage = Stage::Loading;
         self.reload.waiting = waiting;
         let known = self.names.known.keys().cloned().collect();
-        let (path, config) = (self.path.as_path().into(), Arc::clone(&self.config));
+        let (path, config) = (self.path.as_path().into(), Some(Arc::clone(&self.config)));
         let load = reload::load(path, config, Arc::clone(&self.published.snapshot), known);
         let internal = self.internal.clone();
         tokio::spawn(async move { drop(internal.send(Internal::Loaded(load.await.map(Box::new)))) });
@@ -324,6 +355,7 @@ impl Control {
             ],
         );
         self.end_reload(Ok(Reloaded { generation, warnings }));
+        self.handover.tell_reloaded();
     }
 
     fn reload_failed(&mut self, problems: Vec<String>) {
@@ -350,7 +382,7 @@ impl Control {
     }
 
     /// Publishes what changed to every worker; nothing, if nothing did.
-    fn publish(&mut self, snapshot: Arc<Snapshot>, ticket_keys: Option<Arc<crate::tls::ticket::Keyring>>) {
+    pub fn publish(&mut self, snapshot: Arc<Snapshot>, ticket_keys: Option<Arc<crate::tls::ticket::Keyring>>) {
         let origins = origins::table(&snapshot, &self.names.known);
         let same = Arc::ptr_eq(&snapshot, &self.published.snapshot) && origins == *self.published.origins;
         if same && ticket_keys.is_none() {
@@ -397,33 +429,60 @@ impl Control {
     }
 
     fn drain(&mut self, cause: &'static str) -> Flow {
-        let connections = connections_open(&self.shards);
-        if let Phase::Draining { .. } = self.phase {
-            let fields = vec![("cause", cause.into()), ("connections_open", connections.into())];
+        if let Phase::Draining { handed_over, .. } = &mut self.phase {
+            let first = std::mem::take(handed_over);
+            let fields = vec![("cause", cause.into()), ("connections_open", connections_open(&self.shards).into())];
+            if first {
+                // Who stops the service signals all of its processes, this one too, which is about to end as it is.
+                self.event(Level::Info, "draining_already", fields);
+                return Flow::On;
+            }
             self.event(Level::Warn, "stopped_at_once", fields);
             return Flow::Stop;
         }
+        self.give_up_handover();
+        notify::stopping();
+        self.begin_drain(cause, None);
+        Flow::On
+    }
+
+    /// Whether a drain is over: no worker has anything left, nor has a predecessor that hears of reloads through this process.
+    fn drained(&self) -> Flow {
+        match &self.phase {
+            Phase::Draining { workers, .. } if workers.is_empty() && !self.handover.stands_between() => Flow::Stop,
+            _ => Flow::On,
+        }
+    }
+
+    /// Stops accepting. With `handed_over`, another process has taken over, and goes on at these addresses.
+    pub fn begin_drain(&mut self, cause: &'static str, handed_over: Option<Vec<SocketAddr>>) {
         let limit = self.config.limits.drain_timeout;
         self.event(
             Level::Info,
             "draining",
             vec![
+                ("pid", std::process::id().into()),
                 ("cause", cause.into()),
-                ("connections_open", connections.into()),
+                ("connections_open", connections_open(&self.shards).into()),
                 ("limit_s", limit.as_secs_f64().into()),
             ],
         );
-        notify::stopping();
-        let deadline = Instant::now() + limit + DRAIN_GRACE;
-        self.phase = Phase::Draining { workers: (0..self.workers.len()).collect(), deadline };
+        self.phase = Phase::Draining {
+            workers: (0..self.workers.len()).collect(),
+            deadline: Instant::now() + limit + DRAIN_GRACE,
+            handed_over: handed_over.is_some(),
+        };
+        // The workers' are the last copies then, so that a socket closes with its worker's accepting.
+        self.handover.let_go_of_sockets();
+        let handed_over: Arc<[SocketAddr]> = handed_over.unwrap_or_default().into();
         for worker in &self.workers {
-            worker.send(Command::Drain);
+            worker.send(Command::Drain { handed_over: Arc::clone(&handed_over) });
         }
-        Flow::On
     }
 
     /// Ends the workers and, with them, what is left of their connections.
-    async fn stop(self) -> Result<(), Failure> {
+    async fn stop(self) -> Result<Ended, Failure> {
+        let cut = self.connections_cut();
         // Kept until the workers have ended: their last lines are written when it is dropped.
         let Self { workers, own_socket, access: _access, .. } = self;
         for worker in &workers {
@@ -437,13 +496,20 @@ impl Control {
         });
         joining.map_err(|error| super::system("cannot start a thread", &error))?;
         match tokio::time::timeout(JOIN_LIMIT, receiver).await {
-            Ok(Ok(0)) => Ok(()),
+            Ok(Ok(0)) => Ok(Ended { cut }),
             Ok(Ok(panicked)) => Err(Failure::System(format!("{panicked} workers panicked"))),
             _ => Err(Failure::System(format!("workers did not stop within {JOIN_LIMIT:?}; ending anyway"))),
         }
     }
 
-    fn note_snapshot(&mut self) {
+    /// Connections that end with the process: what workers said they cut, and what those have open that said nothing.
+    fn connections_cut(&self) -> u64 {
+        let Phase::Draining { workers, .. } = &self.phase else { return connections_open(&self.shards) };
+        let open = |worker: &usize| self.shards.get(*worker).map_or(0, |shard| shard.gauge(Gauge::Connections));
+        self.cut + workers.iter().map(open).sum::<u64>()
+    }
+
+    pub fn note_snapshot(&mut self) {
         let snapshot = &self.published.snapshot;
         let certificates = snapshot.records().flat_map(|record| &record.certificates);
         self.metrics.certificate_min_not_after_unix_s =
@@ -465,6 +531,7 @@ impl Control {
             "state": if draining { "draining" } else { "serving" },
             "config": self.path,
             "provider": self.config.tls.provider.name(),
+            "predecessor": self.handover.predecessor_pid(),
             "listen": self.listen,
             "redirect": self.redirect,
             "admin": self.admin,

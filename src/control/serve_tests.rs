@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Failure;
 use super::admin::{Ask, ReloadResult};
+use super::serve::Ended;
 use super::{Options, assemble, start};
 use crate::config;
 use crate::telemetry::log::{Level, Log};
@@ -21,7 +22,7 @@ struct Edge {
     asks: mpsc::Sender<Ask>,
     listen: SocketAddr,
     file: PathBuf,
-    ended: tokio::task::JoinHandle<Result<(), Failure>>,
+    ended: tokio::task::JoinHandle<Result<Ended, Failure>>,
     dir: tempfile::TempDir,
 }
 
@@ -55,8 +56,8 @@ impl Edge {
         let log = Log::start(Level::Error).unwrap();
         let (sender, ready) = std::sync::mpsc::channel();
         let on_ready = Box::new(move |ready| sender.send(ready).unwrap());
-        let options = Options { config: file.clone(), on_ready: Some(on_ready) };
-        let Ok(control) = start::start(options, config, assembled, log.handle()).await else {
+        let options = Options { config: file.clone(), program: None, on_ready: Some(on_ready) };
+        let Ok(control) = start::start(options, config, assembled, None, None, log.handle()).await else {
             panic!("the control plane did not start");
         };
         let ended = tokio::spawn(control.serve());
@@ -155,7 +156,8 @@ async fn a_drain_waits_for_open_connections_until_its_deadline() {
     assert_eq!(edge.ask(Ask::Ready).await, Err("draining".into()));
     assert!(edge.reload().await.is_err());
     let started = std::time::Instant::now();
-    tokio::time::timeout(BOUND, edge.ended).await.unwrap().unwrap().unwrap();
+    let ended = tokio::time::timeout(BOUND, edge.ended).await.unwrap().unwrap().unwrap();
+    assert_eq!(ended.cut, 1);
     let waited = started.elapsed();
     assert!(waited > Duration::from_millis(500) && waited < Duration::from_secs(4), "{waited:?}");
     drop(client);

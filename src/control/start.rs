@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::fs::DirBuilder;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,8 @@ use tokio::sync::mpsc;
 
 use super::admin::{self, Ask, Listener, OwnSocket};
 use super::assemble::Assembled;
+use super::handover::{AdminAddress, AdminSocket, AdminTasks, Handover, Inherited, Sockets};
+use super::listen::Group;
 use super::reload::{self, Reload};
 use super::resolve::{self, Names};
 use super::scrape::Busy;
@@ -26,7 +29,7 @@ use crate::telemetry::log::{Handle, Level};
 use crate::telemetry::metrics::ControlMetrics;
 use crate::telemetry::{Histograms, Shard};
 use crate::tls::ticket::Keyring;
-use crate::worker::{Event, Listeners, Logs, Published, Worker, WorkerConfig};
+use crate::worker::{Command, Event, Listeners, Logs, Published, Worker, WorkerConfig};
 
 /// The generation of the first snapshot.
 pub const FIRST_GENERATION: u64 = 1;
@@ -45,17 +48,24 @@ const ASKS: usize = 64;
 struct Opened {
     access: Sink,
     plans: Vec<WorkerConfig>,
-    listeners: Vec<Listeners>,
-    listen: Vec<SocketAddr>,
-    redirect: Vec<SocketAddr>,
-    admin: Option<SocketAddr>,
+    sockets: Sockets,
+    /// What the predecessor keeps, for it to end.
+    refused: Refused,
     own_socket: OwnSocket,
     signals: Signals,
     asks_sender: mpsc::Sender<Ask>,
     asks: mpsc::Receiver<Ask>,
 }
 
-/// The workers, all of them serving.
+/// What was inherited and is not used.
+#[derive(Default)]
+struct Refused {
+    groups: Vec<SocketAddr>,
+    admin_address: bool,
+    admin_socket: bool,
+}
+
+/// The workers, all of them ready to accept.
 struct Running {
     workers: Vec<Worker>,
     shards: Vec<Arc<Shard>>,
@@ -65,47 +75,97 @@ struct Running {
 }
 
 /// Starts everything and waits until every worker serves.
-pub async fn start(options: Options, config: Config, assembled: Assembled, log: Handle) -> Result<Control, Failure> {
+///
+/// A process that takes over touches nothing that its predecessor uses until that one gives leave: until then it may fail and
+/// nobody notices but the log.
+pub async fn start(
+    options: Options,
+    config: Config,
+    assembled: Assembled,
+    inherited: Option<Inherited>,
+    keyring: Option<Keyring>,
+    log: Handle,
+) -> Result<Control, Failure> {
     raise_limits(&log);
     for warning in config.warnings.iter().chain(&assembled.warnings) {
         log.event(Level::Warn, "config_warning", vec![("problem", warning.to_string().into())]);
     }
-    let mut opened = open(&config).await?;
+    let (predecessor, sockets) = match inherited {
+        Some(Inherited { predecessor, sockets, .. }) => (Some(predecessor), sockets),
+        None => (None, Sockets::default()),
+    };
+    let keys_inherited = keyring.is_some();
+    let mut opened = open(&config, sockets)?;
+    note_limits(&config, &opened.plans, &log);
     let cpus: Value = opened.plans.iter().map(|plan| Value::from(plan.cpu)).collect();
+    let mut admin = AdminTasks::default();
+    if predecessor.is_none() {
+        admin = serve_admin(&opened.sockets, &opened.asks_sender)?;
+    }
     let identify = |der: &[u8]| crate::tls::identity::parse(der).ok();
     let access = access::Log::start(opened.access, log.clone(), identify)
         .map_err(|error| system("cannot start a thread", &error))?;
-    let bring_up = bring_up(opened.plans, opened.listeners, assembled.snapshot, &log, &access);
+    let workers = opened.plans.len();
+    let bring_up = bring_up(std::mem::take(&mut opened.plans), assembled.snapshot, keyring, &log, &access);
     let running = tokio::select! {
         running = bring_up => running?,
         never = answer_while_starting(&mut opened.asks) => match never {},
     };
+    if let Some(predecessor) = &predecessor {
+        let Refused { groups, admin_address, admin_socket } = std::mem::take(&mut opened.refused);
+        // Blocks: there is nothing else to do, and the answer comes at once or never.
+        predecessor.ready(groups, !admin_address, !admin_socket).map_err(Failure::System)?;
+        admin = serve_admin(&opened.sockets, &opened.asks_sender)?;
+    }
+    for failed in listen::begin(&mut opened.sockets.groups) {
+        log.event(Level::Error, "listener_lost", vec![("why", failed.to_string().into())]);
+    }
+    // As they were opened: those of `server.listen`, then those of `server.redirect`.
+    let (tls, redirect) = opened.sockets.groups.split_at(config.server.listen.len());
+    let shares = listen::share(tls, workers).and_then(|tls| Ok((tls, listen::share(redirect, workers)?)));
+    let shares = shares.map_err(|error| system("cannot hand the listeners to the workers", &error))?;
+    for ((worker, tls), redirect) in running.workers.iter().zip(shares.0).zip(shares.1) {
+        worker.send(Command::Accept(Listeners { tls, redirect }));
+    }
+    let bound = |groups: &[Group]| groups.iter().map(|group| group.bound).collect::<Vec<SocketAddr>>();
+    let (listen, redirect) = (bound(tls), bound(redirect));
+    let admin_address = opened.sockets.admin.as_ref().map(|admin| admin.bound);
     let snapshot = &running.published.snapshot;
     log.event(
         Level::Info,
         "listening",
         vec![
-            ("listen", opened.listen.iter().map(ToString::to_string).collect()),
-            ("redirect", opened.redirect.iter().map(ToString::to_string).collect()),
-            ("admin", opened.admin.map(|address| address.to_string()).into()),
+            ("pid", std::process::id().into()),
+            ("listen", listen.iter().map(ToString::to_string).collect()),
+            ("redirect", redirect.iter().map(ToString::to_string).collect()),
+            ("admin", admin_address.map(|address| address.to_string()).into()),
             ("workers", running.workers.len().into()),
             ("cpus", cpus),
             ("hostnames", snapshot.len().into()),
             ("generation", snapshot.generation.into()),
         ],
     );
-    super::notify::ready(snapshot.len(), snapshot.generation);
+    match &predecessor {
+        Some(predecessor) => {
+            let fields = vec![("predecessor", predecessor.pid.into()), ("ticket_keys", keys_inherited.into())];
+            log.event(Level::Info, "took_over", fields);
+            predecessor.serving();
+        }
+        None => super::notify::ready(snapshot.len(), snapshot.generation),
+    }
     if let Some(on_ready) = options.on_ready {
-        on_ready(Ready { listen: opened.listen.clone(), admin: opened.admin, asks: opened.asks_sender });
+        on_ready(Ready { listen: listen.clone(), admin: admin_address, asks: opened.asks_sender });
     }
 
     let (internal_sender, internal) = mpsc::unbounded_channel();
     let metrics = ControlMetrics {
         last_reload_ok: true,
+        handovers_ok: u64::from(predecessor.is_some()),
         origins_unresolved: running.names.failing.len() as u64,
         provider: config.tls.provider.name(),
         ..ControlMetrics::default()
     };
+    let handover = Handover::new(options.program, opened.sockets, admin, predecessor, &internal_sender);
     Ok(Control {
         path: options.config,
         histograms: Arc::new(Mutex::new(vec![Histograms::default(); running.workers.len()])),
@@ -114,13 +174,15 @@ pub async fn start(options: Options, config: Config, assembled: Assembled, log: 
         access,
         workers: running.workers,
         shards: running.shards,
-        listen: opened.listen,
-        redirect: opened.redirect,
-        admin: opened.admin,
+        listen,
+        redirect,
+        admin: admin_address,
+        handover,
         own_socket: opened.own_socket,
         published: running.published,
         names: running.names,
         phase: Phase::Serving,
+        cut: 0,
         reload: Reload::default(),
         busy: Busy::default(),
         metrics,
@@ -133,7 +195,7 @@ pub async fn start(options: Options, config: Config, assembled: Assembled, log: 
     })
 }
 
-async fn open(config: &Config) -> Result<Opened, Failure> {
+fn open(config: &Config, inherited: Sockets) -> Result<Opened, Failure> {
     let allowed = crate::sys::allowed_cpus().map_err(|error| system("cannot read the CPU affinity", &error))?;
     let open_files = crate::sys::raise_open_files().ok().flatten();
     let mut plans = plan::workers(config, &allowed, open_files).map_err(Failure::System)?;
@@ -142,33 +204,81 @@ async fn open(config: &Config) -> Result<Opened, Failure> {
     DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(|error| {
         system(&format!("cannot make server.state_dir {}; create it, or change the key", state_dir.display()), &error)
     })?;
+    let Sockets { groups: mut left, admin, socket } = inherited;
     let addresses = [config.server.listen.as_slice(), &config.server.redirect].concat();
-    let opened = listen::open(&addresses, plans.len());
-    let (sockets, mut listen) = opened.map_err(|error| Failure::System(error.to_string()))?;
-    let redirect = listen.split_off(config.server.listen.len());
-    let split = |mut tls: Vec<TcpListener>| Listeners { redirect: tls.split_off(listen.len()), tls };
-    let listeners = sockets.into_iter().map(split).collect();
+    let groups = listen::open(&addresses, plans.len(), &mut left);
+    let groups = groups.map_err(|error| Failure::System(error.to_string()))?;
     for plan in &mut plans {
-        plan.https_port = plan.https_port.or(listen.first().map(SocketAddr::port));
+        plan.https_port = plan.https_port.or(groups.first().map(|group| group.bound.port()));
     }
     let signals = signals().map_err(|error| system("cannot handle signals", &error))?;
     let (asks_sender, asks) = mpsc::channel(ASKS);
-    let (socket, own_socket) = admin::bind_socket(&config.admin.socket).map_err(Failure::System)?;
-    let socket = tokio::net::UnixListener::from_std(socket);
-    let socket = socket.map_err(|error| system("cannot use admin.socket", &error))?;
-    tokio::spawn(admin::serve(Listener::Unix(socket), asks_sender.clone()));
-    let admin = open_admin(config, &asks_sender).await?;
-    Ok(Opened { access, plans, listeners, listen, redirect, admin, own_socket, signals, asks_sender, asks })
+    let (socket, own_socket, admin_socket) = open_socket(config, socket)?;
+    let (admin, admin_address) = open_admin(config, admin)?;
+    // What is left is closed here: a socket that nobody accepts from must not be held.
+    let refused = Refused { groups: left.into_iter().map(|group| group.bound).collect(), admin_address, admin_socket };
+    let sockets = Sockets { groups, admin, socket: Some(socket) };
+    Ok(Opened { access, plans, sockets, refused, own_socket, signals, asks_sender, asks })
 }
 
-async fn open_admin(config: &Config, asks: &mpsc::Sender<Ask>) -> Result<Option<SocketAddr>, Failure> {
-    let Some(address) = config.admin.listen else { return Ok(None) };
+/// The listener of `admin.socket`, and whether one was inherited and is not used.
+fn open_socket(config: &Config, inherited: Option<AdminSocket>) -> Result<(AdminSocket, OwnSocket, bool), Failure> {
+    let path = &config.admin.socket;
+    let offered = inherited.is_some();
+    let taken = inherited.filter(|socket| socket.path == *path);
+    if let Some((socket, own)) = taken.and_then(|socket| Some((socket, OwnSocket::adopt(path)?))) {
+        return Ok((socket, own, false));
+    }
+    let (listener, own) = admin::bind_socket(path).map_err(Failure::System)?;
+    Ok((AdminSocket { path: path.clone(), listener }, own, offered))
+}
+
+/// The listener of `admin.listen`, and whether one was inherited and is not used.
+fn open_admin(config: &Config, inherited: Option<AdminAddress>) -> Result<(Option<AdminAddress>, bool), Failure> {
+    let offered = inherited.is_some();
+    let Some(address) = config.admin.listen else { return Ok((None, offered)) };
+    let known = |admin: &AdminAddress| admin.configured == address || admin.bound == address;
+    if let Some(admin) = inherited.filter(known) {
+        return Ok((Some(AdminAddress { configured: address, ..admin }), false));
+    }
     let fail =
         |error| system(&format!("cannot listen on admin.listen {address}; free the port or change the key"), &error);
-    let listener = tokio::net::TcpListener::bind(address).await.map_err(fail)?;
+    let listener = TcpListener::bind(address).map_err(fail)?;
+    listener.set_nonblocking(true).map_err(fail)?;
     let bound = listener.local_addr().map_err(fail)?;
-    tokio::spawn(admin::serve(Listener::Tcp(listener), asks.clone()));
-    Ok(Some(bound))
+    Ok((Some(AdminAddress { configured: address, bound, listener }), offered))
+}
+
+/// Answers on the admin listeners from now on.
+fn serve_admin(sockets: &Sockets, asks: &mpsc::Sender<Ask>) -> Result<AdminTasks, Failure> {
+    let fail = |error| system("cannot serve the admin listeners", &error);
+    let mut tasks = AdminTasks::default();
+    if let Some(socket) = &sockets.socket {
+        let listener: UnixListener = socket.listener.try_clone().map_err(fail)?;
+        let listener = tokio::net::UnixListener::from_std(listener).map_err(fail)?;
+        tasks.socket = Some(tokio::spawn(admin::serve(Listener::Unix(listener), asks.clone())));
+    }
+    if let Some(admin) = &sockets.admin {
+        let listener = admin.listener.try_clone().map_err(fail)?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(fail)?;
+        tasks.address = Some(tokio::spawn(admin::serve(Listener::Tcp(listener), asks.clone())));
+    }
+    Ok(tasks)
+}
+
+/// Says so where there are fewer descriptors than connections asked for.
+fn note_limits(config: &Config, plans: &[WorkerConfig], log: &Handle) {
+    let configured = config.limits.connections_per_worker;
+    let Some(allowed) = plans.first().map(|plan| plan.connections_max).filter(|allowed| *allowed < configured) else {
+        return;
+    };
+    let fields = vec![
+        ("limit", "limits.connections_per_worker".into()),
+        ("configured", configured.into()),
+        ("allowed", allowed.into()),
+        ("cure", "raise the hard limit on open files (LimitNOFILE= in the unit, ulimit -Hn), or lower the key".into()),
+    ];
+    log.event(Level::Warn, "limit_lowered", fields);
 }
 
 fn signals() -> std::io::Result<Signals> {
@@ -177,6 +287,7 @@ fn signals() -> std::io::Result<Signals> {
         terminate: signal(SignalKind::terminate())?,
         interrupt: signal(SignalKind::interrupt())?,
         user1: signal(SignalKind::user_defined1())?,
+        user2: signal(SignalKind::user_defined2())?,
     })
 }
 
@@ -194,11 +305,11 @@ async fn answer_while_starting(asks: &mut mpsc::Receiver<Ask>) -> Infallible {
     }
 }
 
-/// Resolves names, makes ticket keys, starts the workers and waits for them.
+/// Resolves names, makes ticket keys unless there are some, starts the workers and waits for them.
 async fn bring_up(
     plans: Vec<WorkerConfig>,
-    listeners: Vec<Listeners>,
     snapshot: Arc<Snapshot>,
+    keyring: Option<Keyring>,
     log: &Handle,
     access: &access::Log,
 ) -> Result<Running, Failure> {
@@ -208,7 +319,10 @@ async fn bring_up(
     for (host, why) in names.learn(&wanted, wanted.clone(), answers) {
         log.event(Level::Warn, "origin_unresolved", vec![("host", host.into()), ("why", why.into())]);
     }
-    let keyring = Keyring::generate(crate::sys::now_unix_s()).map_err(|error| Failure::System(error.to_string()))?;
+    let keyring = match keyring {
+        Some(keyring) => keyring,
+        None => Keyring::generate(crate::sys::now_unix_s()).map_err(|error| Failure::System(error.to_string()))?,
+    };
     let published = Arc::new(Published {
         origins: Arc::new(origins::table(&snapshot, &names.known)),
         snapshot,
@@ -216,11 +330,11 @@ async fn bring_up(
     });
     let (events_sender, mut events) = mpsc::unbounded_channel();
     let (mut workers, mut shards) = (Vec::with_capacity(plans.len()), Vec::with_capacity(plans.len()));
-    for (plan, own) in plans.into_iter().zip(listeners) {
+    for plan in plans {
         let shard = Arc::new(Shard::default());
         shards.push(Arc::clone(&shard));
         let logs = Logs { events: log.clone(), access: access.writer() };
-        let worker = Worker::spawn(plan, own, Arc::clone(&published), shard, logs, events_sender.clone());
+        let worker = Worker::spawn(plan, Arc::clone(&published), shard, logs, events_sender.clone());
         workers.push(worker.map_err(|error| system("cannot start a worker", &error))?);
     }
     all_started(&mut events, workers.len()).await?;

@@ -5,6 +5,8 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::task::{Context, Poll};
 
+use rustix::net::SocketFlags;
+
 use super::executor::{try_with_driver, with_driver};
 use super::op::OpKey;
 
@@ -73,6 +75,43 @@ impl Listener {
     /// meanwhile are still handed out.
     pub fn pause(&self) {
         with_driver(|driver| driver.stop_accept(self.key));
+    }
+
+    /// Stops asking the kernel and hands out what it accepted until then: `None` when that was the last. Call it until then
+    /// before dropping, and no connection that was taken from the backlog is lost.
+    pub async fn last(&self) -> Option<OwnedFd> {
+        std::future::poll_fn(|cx| {
+            with_driver(|driver| {
+                driver.stop_accept(self.key);
+                let accept = driver.accept(self.key);
+                // What went wrong with one connection concerns nobody any more.
+                accept.error = None;
+                match accept.accepted.pop_front() {
+                    Some(fd) => Poll::Ready(Some(fd)),
+                    None if !accept.armed => Poll::Ready(None),
+                    None => {
+                        accept.waker = Some(cx.waker().clone());
+                        Poll::Pending
+                    }
+                }
+            })
+        })
+        .await
+    }
+
+    /// Takes one connection from the backlog at once, without the ring; `None` when it is empty. Only after
+    /// [`Listener::last`] has returned `None`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Listener::accept`].
+    pub fn accept_now(&self) -> io::Result<Option<OwnedFd>> {
+        let Some(socket) = &self.socket else { return Ok(None) };
+        match rustix::net::accept_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(rustix::io::Errno::AGAIN) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

@@ -32,6 +32,10 @@ pub struct ControlMetrics {
     pub reloads_failed: u64,
     /// Whether the last load, the first included, took effect.
     pub last_reload_ok: bool,
+    /// Hand-overs this process took over by: 0 or 1.
+    pub handovers_ok: u64,
+    /// Hand-overs this process began that changed nothing.
+    pub handovers_failed: u64,
     pub hostnames: u64,
     pub generation: u64,
     /// The earliest notAfter of all server certificates, seconds since the Unix epoch; `None` without certificates.
@@ -128,6 +132,10 @@ const TURN_SECONDS: Family =
 const BUSY_RATIO: Family =
     Family { name: "hostward_worker_busy_ratio", help: "The share of the last seconds a worker was busy, 0 to 1." };
 const RELOADS: Family = Family { name: "hostward_config_reload_total", help: "Configuration reloads, by result." };
+const HANDOVERS: Family = Family {
+    name: "hostward_handovers_total",
+    help: "Hand-overs: ok where this process took over, failed where a successor did not.",
+};
 const LAST_RELOAD: Family = Family {
     name: "hostward_config_last_reload_success",
     help: "Whether the last load of the configuration took effect.",
@@ -272,6 +280,9 @@ fn control(text: &mut Exposition, control: &ControlMetrics) {
     text.counter(&RELOADS);
     text.sample(&RELOADS, &[("result", "ok")], control.reloads_ok);
     text.sample(&RELOADS, &[("result", "failed")], control.reloads_failed);
+    text.counter(&HANDOVERS);
+    text.sample(&HANDOVERS, &[("result", "ok")], control.handovers_ok);
+    text.sample(&HANDOVERS, &[("result", "failed")], control.handovers_failed);
     text.single_gauge(&LAST_RELOAD, u8::from(control.last_reload_ok));
     if let Some(not_after) = control.certificate_min_not_after_unix_s {
         text.single_gauge(&MIN_NOT_AFTER, not_after);

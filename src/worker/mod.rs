@@ -18,7 +18,7 @@ mod session;
 mod sessions;
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -30,7 +30,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::proxy::http1::HeadLimits;
 use crate::registry::origins::OriginTable;
 use crate::registry::{HostnameRecord, Snapshot};
-use crate::ring::{self, Listener, Receiver, RingConfig, Runtime, Sender};
+use crate::ring::{self, Receiver, RingConfig, Runtime, Sender};
 use crate::telemetry::counters::{Counter, Gauge, Limit, Shard, Timeout, TunnelEnd};
 use crate::telemetry::histograms::Histograms;
 use crate::telemetry::log::access::Writer;
@@ -38,6 +38,7 @@ use crate::telemetry::log::{Handle, Refusals};
 use crate::tls::ticket::Keyring;
 use crate::tls::{Factory, Options, Provider};
 
+use self::accept::Accepting;
 use self::cache::Cache;
 use self::core::Core;
 use self::request_ids::RequestIds;
@@ -123,8 +124,11 @@ pub struct Published {
 pub enum Command {
     /// Serve this from now on, and judge open connections by it.
     Publish(Arc<Published>),
-    /// Stop accepting; end when the last connection has ended, or at the drain timeout.
-    Drain,
+    /// Accept from these sockets too. They listen already.
+    Accept(Listeners),
+    /// Stop accepting; end when the last connection has ended, or at the drain timeout. At the addresses of `handed_over`
+    /// another process accepts from the same sockets: their backlog is left to it. Elsewhere the backlog is served first.
+    Drain { handed_over: Arc<[SocketAddr]> },
     /// End now.
     Stop,
     /// Send a copy of the histograms.
@@ -134,10 +138,22 @@ pub enum Command {
 /// What a worker tells the control plane.
 #[derive(Debug)]
 pub enum Event {
-    Started { worker: usize },
-    Applied { worker: usize, generation: u64 },
-    Drained { worker: usize },
-    Failed { worker: usize, message: String },
+    Started {
+        worker: usize,
+    },
+    Applied {
+        worker: usize,
+        generation: u64,
+    },
+    /// Nothing is accepted and nothing is open any more; `cut` connections were still open at the drain timeout.
+    Drained {
+        worker: usize,
+        cut: u64,
+    },
+    Failed {
+        worker: usize,
+        message: String,
+    },
 }
 
 /// A running worker.
@@ -147,14 +163,14 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a worker's thread. Its first event is `Started`, or `Failed` with the reason.
+    /// Starts a worker's thread. Its first event is `Started`, or `Failed` with the reason. It accepts nothing until it is
+    /// told where from.
     ///
     /// # Errors
     ///
     /// When no thread can be started.
     pub fn spawn(
         config: WorkerConfig,
-        listeners: Listeners,
         initial: Arc<Published>,
         shard: Arc<Shard>,
         logs: Logs,
@@ -165,10 +181,7 @@ impl Worker {
         let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             let result = prepare(config, initial, shard, logs).map(|(runtime, core)| {
                 let on_turn = turn_recorder(&core);
-                let main = async {
-                    run(&core, listeners, mailbox.claim(), &events).await;
-                };
-                runtime.run(main, on_turn);
+                runtime.run(async { run(&core, mailbox.claim(), &events).await }, on_turn);
             });
             if let Err(message) = result {
                 // The receiver is gone only when the process ends anyway.
@@ -231,17 +244,12 @@ fn turn_recorder(core: &Rc<Core>) -> impl FnMut(ring::Turn) + use<> {
     }
 }
 
-/// A worker's main task: accepts, and does what the mailbox says.
-async fn run(core: &Rc<Core>, listeners: Listeners, mut commands: Receiver<Command>, events: &UnboundedSender<Event>) {
+/// A worker's main task: does what the mailbox says.
+async fn run(core: &Rc<Core>, mut commands: Receiver<Command>, events: &UnboundedSender<Event>) {
     let worker = core.config.index;
     // The receiver of events is gone only when the process ends anyway.
     let tell = |event| drop(events.send(event));
-    for listener in listeners.tls {
-        ring::spawn(accept::run(Rc::clone(core), Listener::new(listener), session::serve));
-    }
-    for listener in listeners.redirect {
-        ring::spawn(accept::run(Rc::clone(core), Listener::new(listener), redirect::serve));
-    }
+    let mut accepting: Vec<Rc<Accepting>> = Vec::new();
     {
         let core = Rc::clone(core);
         ring::spawn(async move { core.origins.watch(&core.shard).await });
@@ -253,13 +261,23 @@ async fn run(core: &Rc<Core>, listeners: Listeners, mut commands: Receiver<Comma
                 publish(core, published);
                 tell(Event::Applied { worker, generation: core.published().snapshot.generation });
             }
+            // A worker that drains takes no more: dropped, they close.
+            Command::Accept(listeners) if core.draining.get().is_none() => {
+                accepting.extend(listeners.tls.into_iter().map(|socket| accept::start(core, socket, session::serve)));
+                let redirect = listeners.redirect.into_iter();
+                accepting.extend(redirect.map(|socket| accept::start(core, socket, redirect::serve)));
+            }
+            Command::Accept(_) => {}
             Command::Histograms(reply) => drop(reply.try_send(core.histograms.borrow().clone())),
             Command::Stop => return,
-            Command::Drain => {
+            Command::Drain { handed_over } => {
                 if core.draining.get().is_none() {
                     core.draining.set(());
                     core.sessions.drain_all();
-                    ring::spawn(drain(Rc::clone(core), events.clone()));
+                    for listener in &accepting {
+                        listener.end(&handed_over);
+                    }
+                    ring::spawn(drain(Rc::clone(core), std::mem::take(&mut accepting), events.clone()));
                 }
             }
         }
@@ -283,12 +301,19 @@ fn publish(core: &Rc<Core>, published: Arc<Published>) {
     }
 }
 
-/// Waits for the last connection; at the deadline ends those that are left.
-async fn drain(core: Rc<Core>, events: UnboundedSender<Event>) {
-    let limit = core.config.drain_timeout;
-    if ring::timeout(limit, core.connections.below(1)).await.is_err() {
-        core.shard.add(Counter::Timeout(Timeout::Drain), core.connections.open() as u64);
+/// Waits for the listeners' ends and the last connection; at the deadline ends those that are left.
+async fn drain(core: Rc<Core>, accepting: Vec<Rc<Accepting>>, events: UnboundedSender<Event>) {
+    let ended = async {
+        for listener in &accepting {
+            listener.ended().await;
+        }
+        core.connections.below(1).await;
+    };
+    let mut cut = 0;
+    if ring::timeout(core.config.drain_timeout, ended).await.is_err() {
+        cut = core.connections.open() as u64;
+        core.shard.add(Counter::Timeout(Timeout::Drain), cut);
         core.sessions.end_all(TunnelEnd::Drained);
     }
-    let _ = events.send(Event::Drained { worker: core.config.index });
+    let _ = events.send(Event::Drained { worker: core.config.index, cut });
 }

@@ -25,6 +25,7 @@
 //! | 260-269 | `access_log` | every connection leaves its line, whatever happens to the file |
 //! | 270-279 | `redirect` | plain HTTP is redirected to names of ours, and nothing else |
 //! | 280-289 | `explain` | what is explained is what happens |
+//! | 290-309 | `handover` | USR2: a new process takes over, or does not |
 //! | 310-314 | `http1_smuggling` | malformed and ambiguous requests at a real nginx; paths as nginx reads them |
 //! | 315-319 | `http1_identity` | I5: every spelling of every forged identity, in every mode |
 //! | 320-329 | `http1_desync` | what an origin says unasked is never an answer to anybody |
@@ -42,6 +43,7 @@ mod client_auth;
 mod drain;
 mod explain;
 mod flood;
+mod handover;
 mod harness;
 mod hello;
 mod http1_basics;

@@ -84,7 +84,7 @@ fn until_interrupted(config: &Path, dir: &Path) -> Result<(), Failure> {
             say(lines::instructions(&dir, *address, ready.admin));
         }
     };
-    control::run(Options { config: config.to_owned(), on_ready: Some(Box::new(on_ready)) })
+    control::run(Options { config: config.to_owned(), program: None, on_ready: Some(Box::new(on_ready)) })
 }
 
 fn once(config: &Path, pki: pki::Pki) -> Result<(), Failure> {
@@ -101,7 +101,7 @@ fn once(config: &Path, pki: pki::Pki) -> Result<(), Failure> {
             std::process::abort();
         }
     };
-    control::run(Options { config: config.to_owned(), on_ready: Some(Box::new(on_ready)) })?;
+    control::run(Options { config: config.to_owned(), program: None, on_ready: Some(Box::new(on_ready)) })?;
     let outcome =
         outcome.recv().map_err(|_| Failure::System("the demo was ended before its clients were done".into()))?;
     let played = outcome.map_err(Failure::System)?;

@@ -7,11 +7,26 @@ use std::path::{Path, PathBuf};
 
 /// Removes the socket's file when dropped.
 #[derive(Debug)]
-pub struct OwnSocket(PathBuf);
+pub struct OwnSocket(Option<PathBuf>);
+
+impl OwnSocket {
+    /// Owns the file of a socket that another process bound; `None` if there is none any more.
+    pub fn adopt(path: &Path) -> Option<Self> {
+        let found = std::fs::symlink_metadata(path).ok()?;
+        found.file_type().is_socket().then(|| Self(Some(path.to_owned())))
+    }
+
+    /// Leaves the file to another process, which has adopted it.
+    pub fn leave(&mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for OwnSocket {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        if let Some(path) = &self.0 {
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 
@@ -51,12 +66,12 @@ pub fn bind_socket(path: &Path) -> Result<(UnixListener, OwnSocket), String> {
     let listener = bound.map_err(fail)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(fail)?;
     listener.set_nonblocking(true).map_err(fail)?;
-    Ok((listener, OwnSocket(path.to_owned())))
+    Ok((listener, OwnSocket(Some(path.to_owned()))))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::bind_socket;
+    use super::{OwnSocket, bind_socket};
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
@@ -71,6 +86,14 @@ mod tests {
         std::mem::forget(own);
         let (_listener, own) = bind_socket(&path).expect("nobody answers: stale");
         drop(own);
+        assert!(!path.exists());
+        assert!(OwnSocket::adopt(&path).is_none());
+        let (_bound, mut own) = bind_socket(&path).unwrap();
+        let adopted = OwnSocket::adopt(&path).unwrap();
+        own.leave();
+        drop(own);
+        assert!(path.exists(), "it is another's now");
+        drop(adopted);
         assert!(!path.exists());
         std::fs::write(&path, "text").unwrap();
         assert!(bind_socket(&path).unwrap_err().contains("no socket"));

@@ -194,6 +194,8 @@ impl Host {
 #[derive(Clone)]
 pub struct Settings {
     pub hosts: Vec<Host>,
+    /// `server.listen`.
+    pub listen: Vec<String>,
     pub workers: usize,
     /// More lines of `[server]`.
     pub server: Vec<String>,
@@ -210,6 +212,7 @@ impl Settings {
     pub fn new() -> Self {
         Self {
             hosts: Vec::new(),
+            listen: vec!["127.0.0.1:0".into()],
             workers: 2,
             server: vec![],
             tls: vec![],
@@ -273,7 +276,7 @@ impl Settings {
         for line in &self.top {
             writeln!(text, "{line}")?;
         }
-        writeln!(text, "[server]\nlisten = [\"127.0.0.1:0\"]\nworkers = {}", self.workers)?;
+        writeln!(text, "[server]\nlisten = {:?}\nworkers = {}", self.listen, self.workers)?;
         writeln!(text, "state_dir = {:?}", directory.join("state"))?;
         for line in &self.server {
             writeln!(text, "{line}")?;

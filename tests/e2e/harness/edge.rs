@@ -1,15 +1,16 @@
 //! The real binary under a configuration.
 //!
-//! Relies on three log events of `hostward run`: `listening` (with the addresses the kernel chose), `reloaded` and
-//! `reload_failed`. An edge that crashed or printed a panic fails its test when it is dropped.
+//! Relies on log events of `hostward run`: `listening` (with the addresses the kernel chose), `reloaded`, `reload_failed`,
+//! `handover_started`, `handed_over` and `handover_failed`. An edge that crashed or printed a panic fails its test when it is dropped.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, waitpid};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -21,7 +22,8 @@ use super::{SOON, metrics, wait};
 /// A running edge.
 pub struct Edge {
     child: Mutex<Child>,
-    pid: u32,
+    /// The process that serves: the one started here, or whoever took over.
+    pid: AtomicU32,
     ended: Mutex<Option<ExitStatus>>,
     directory: TempDir,
     settings: Mutex<Settings>,
@@ -48,9 +50,17 @@ impl Edge {
     /// The same under a program that executes it, such as `prlimit --nofile=80`.
     #[track_caller]
     pub fn start_under(wrapper: &[&str], settings: Settings) -> Self {
+        Self::start_program(wrapper, Path::new(HOSTWARD), settings)
+    }
+
+    /// The same with a copy of the program under test.
+    #[track_caller]
+    pub fn start_program(wrapper: &[&str], program: &Path, settings: Settings) -> Self {
+        // Successors become children of this process when their parent ends, so that they can be waited for.
+        set_child_subreaper(Some(getpid())).expect("a flag of this process");
         let directory = tempfile::Builder::new().prefix("hostward-e2e-").tempdir().expect("a directory");
         let file = settings.write(directory.path());
-        let mut words = wrapper.iter().copied().chain([HOSTWARD]);
+        let mut words = wrapper.iter().copied().chain([program.to_str().expect("UTF-8")]);
         let mut command = Command::new(words.next().expect("at least the program"));
         command.args(words).arg("run").arg("-c").arg(&file);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -70,7 +80,7 @@ impl Edge {
         };
         let address = |value: &Value| value.as_str().and_then(|text| text.parse().ok());
         Self {
-            pid: child.id(),
+            pid: AtomicU32::new(child.id()),
             child: Mutex::new(child),
             ended: Mutex::new(None),
             directory,
@@ -98,8 +108,55 @@ impl Edge {
         self.directory.path().join("hostward.toml")
     }
 
+    /// The process that serves.
+    pub fn pid(&self) -> u32 {
+        self.pid.load(Ordering::Relaxed)
+    }
+
     pub fn proc(&self) -> Proc {
-        Proc { pid: self.pid }
+        Proc { pid: self.pid() }
+    }
+
+    /// Has a new process take over; returns the pid of the old one.
+    #[track_caller]
+    pub fn hand_over(&self) -> u32 {
+        self.try_hand_over().unwrap_or_else(|event| panic!("nobody took over: {event}"))
+    }
+
+    /// The same, or the event that says why not.
+    #[track_caller]
+    pub fn try_hand_over(&self) -> Result<u32, Value> {
+        let events = || self.events.named(&["handed_over", "handover_failed"]);
+        let (before, old) = (events().len(), self.pid());
+        self.signal(Signal::USR2);
+        let event = wait::for_some("somebody takes over or not", 2 * SOON, || events().into_iter().nth(before));
+        if event["event"] != "handed_over" {
+            return Err(event);
+        }
+        self.pid.store(u32::try_from(event["successor"].as_u64().expect("a pid")).expect("a pid"), Ordering::Relaxed);
+        Ok(old)
+    }
+
+    /// Changes the settings and writes them, and tells nobody.
+    pub fn rewrite(&self, change: impl FnOnce(&mut Settings)) {
+        let mut settings = self.settings.lock().expect("no test panics while holding this");
+        change(&mut settings);
+        settings.write(self.directory.path());
+    }
+
+    /// Waits for the end of a process of this edge, old or new, and returns its exit code; `None` if it does not end. A
+    /// successor's end is seen once those before it have ended.
+    pub fn exit_code_within(&self, pid: u32, bound: Duration) -> Option<i32> {
+        if self.child.lock().expect("no test panics while holding this").id() == pid {
+            return self.exit_within(bound).and_then(|status| status.code());
+        }
+        let mut code = None;
+        wait::within(bound, || {
+            let ended = waitpid(Some(as_pid(pid)), WaitOptions::NOHANG);
+            code = ended.ok().flatten().and_then(|(_, status)| status.exit_status());
+            code.is_some()
+        });
+        code
     }
 
     /// GET from the admin address: status code and body.
@@ -161,8 +218,12 @@ impl Edge {
     }
 
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).expect("a pid");
-        kill_process(pid, signal).expect("the edge lives");
+        self.signal_to(self.pid(), signal);
+    }
+
+    /// Signals one of its processes.
+    pub fn signal_to(&self, pid: u32, signal: Signal) {
+        kill_process(as_pid(pid), signal).expect("the process lives");
     }
 
     /// Runs a subcommand against this edge's configuration: `status`, `reload`, `drain`.
@@ -180,13 +241,26 @@ impl Edge {
     }
 }
 
+fn as_pid(pid: u32) -> Pid {
+    i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid")
+}
+
 impl Drop for Edge {
     fn drop(&mut self) {
+        let handed_over = !self.events.named(&["handed_over"]).is_empty();
         let child = self.child.get_mut().expect("no test panics while holding this");
-        let expected = self.ended.get_mut().expect("no test panics while holding this").is_some();
+        let expected = handed_over || self.ended.get_mut().expect("no test panics while holding this").is_some();
         let crashed = if expected { None } else { child.try_wait().ok().flatten() };
         let _ = child.kill();
         let _ = child.wait();
+        // In the order of their start: each became a child of this process when the one before it ended.
+        for event in self.events.named(&["handover_started"]) {
+            let Some(pid) = event["successor"].as_i64().and_then(|pid| Pid::from_raw(pid as i32)) else { continue };
+            if let Ok(None) = waitpid(Some(pid), WaitOptions::NOHANG) {
+                let _ = kill_process(pid, Signal::KILL);
+                let _ = waitpid(Some(pid), WaitOptions::empty());
+            }
+        }
         let crash = self.events.crash();
         if std::thread::panicking() {
             eprintln!("the edge wrote:\n{}", tail(&self.events.text(), 60));
