@@ -8,6 +8,7 @@
 mod allow;
 pub mod identity;
 mod identity_sets;
+pub mod path;
 mod pattern;
 pub mod refusal;
 pub mod rules;

@@ -17,7 +17,7 @@
 //!
 //! | selector | `*` stands for | compared |
 //! |---|---|---|
-//! | `path` | any run of characters, `/` included | exactly, bytes of the path without query |
+//! | `path` | any run of characters, `/` included | exactly, in the one form of [`path`](super::path), without query |
 //! | `method` | (not allowed) | without regard to case, see [`RuleSpec::method`] |
 //! | `source` | (not allowed) | address in network; IPv4-mapped IPv6 counts as IPv4 |
 //! | `common_name`, `organization`, `organizational_unit`, `issuer_common_name` | any run of characters | exactly |
@@ -37,7 +37,7 @@ use ipnet::{IpNet, Ipv4Net};
 pub use super::allow::AllowSpec;
 use super::allow::{Allow, bounded};
 use super::pattern::{Kind, Patterns};
-use super::{Identity, Refusal, Verdict};
+use super::{Identity, Refusal, Verdict, path};
 
 /// The most rules a hostname may have.
 ///
@@ -281,9 +281,11 @@ impl Rule {
         }
         let path = match &spec.path {
             None => None,
-            Some(path) => Some(
-                Patterns::compile(Kind::Path, std::slice::from_ref(path), 1).map_err(|why| format!("path: {why}"))?,
-            ),
+            Some(path) => {
+                let compiled =
+                    path::pattern(path).and_then(|form| Patterns::compile(Kind::Path, &[form.into_owned()], 1));
+                Some(compiled.map_err(|why| format!("path: {why}"))?)
+            }
         };
         let allow = Allow::compile(&spec.allow)?;
         if spec.deny && !allow.is_empty() {

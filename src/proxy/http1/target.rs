@@ -2,6 +2,8 @@
 
 use memchr::memchr2;
 
+use crate::policy::path::{Ambiguous, canonical};
+
 use super::authority;
 use super::head::{Fault, bad};
 
@@ -59,63 +61,9 @@ fn cut_scheme(target: &str) -> Option<&str> {
     })
 }
 
-/// The path as rules match it: without parameters (`;...`) in its segments. The error says why it cannot be judged: an
-/// origin could resolve it to another path than the one we see (DECISIONS 19).
-///
-/// Beyond the reserved characters no encoding is needed (RFC 3986 section 2.3), so an encoded unreserved one is there to
-/// look different; encoded separators and control characters are there to be decoded by whoever comes after the rules.
+/// The path as rules match it; the error says why it cannot be judged (DECISIONS 19).
 pub(super) fn judge<'s>(path: &'s str, scratch: &'s mut String) -> Result<&'s str, Fault> {
-    if !path.starts_with('/') {
-        // The asterisk, which no pattern of a path means.
-        return Ok(path);
-    }
-    check_bytes(path.as_bytes())?;
-    let mut segments = path[1..].split('/').peekable();
-    while let Some(segment) = segments.next() {
-        // Parameters first: to Tomcat and its like `/..;x=y/` is a dot segment.
-        match without_parameters(segment) {
-            "." | ".." => return Err(bad("the path has a dot segment")),
-            "" if segments.peek().is_some() => return Err(bad("the path has an empty segment")),
-            _ => {}
-        }
-    }
-    if !path.contains(';') {
-        return Ok(path);
-    }
-    scratch.clear();
-    for segment in path[1..].split('/') {
-        scratch.push('/');
-        scratch.push_str(without_parameters(segment));
-    }
-    Ok(scratch)
-}
-
-fn without_parameters(segment: &str) -> &str {
-    segment.split_once(';').map_or(segment, |(name, _)| name)
-}
-
-/// Refuses a backslash and every percent-encoding that hides something.
-fn check_bytes(path: &[u8]) -> Result<(), Fault> {
-    let mut rest = path;
-    while let Some(at) = memchr2(b'%', b'\\', rest) {
-        if rest[at] == b'\\' {
-            return Err(bad("the path has a backslash"));
-        }
-        let digit = |at: usize| rest.get(at).and_then(|&byte| char::from(byte).to_digit(16));
-        let (Some(high), Some(low)) = (digit(at + 1), digit(at + 2)) else {
-            return Err(bad("the path has a percent sign that encodes nothing"));
-        };
-        match char::from_u32(high * 16 + low) {
-            Some('/' | '\\') => return Err(bad("the path has an encoded slash")),
-            Some('a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '.' | '_' | '~') => {
-                return Err(bad("the path has an encoded character that needs no encoding"));
-            }
-            Some('\0'..='\x1f' | '\x7f') => return Err(bad("the path has an encoded control character")),
-            _ => {}
-        }
-        rest = &rest[at + 3..];
-    }
-    Ok(())
+    canonical(path, scratch).map_err(|Ambiguous(why)| bad(why))
 }
 
 #[cfg(test)]
@@ -123,6 +71,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn without_parameters(segment: &str) -> &str {
+        segment.split_once(';').map_or(segment, |(name, _)| name)
+    }
 
     #[test]
     fn targets_are_read_in_their_forms() {
@@ -172,7 +124,7 @@ mod tests {
             ("/a/;x", "/a/"),
             ("/.a/..b/a.", "/.a/..b/a."),
             ("/...", "/..."),
-            ("/a%20b%3B%25%C3%BC", "/a%20b%3B%25%C3%BC"),
+            ("/a%20b%25%C3%BC", "/a%20b%25%C3%BC"),
             ("*", "*"),
         ] {
             assert_eq!(judge(path, &mut String::new()), Ok(expected), "{path}");
