@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{Failure, assemble};
 use crate::config::Config;
 use crate::policy::{Decision, Facts, Identity, Refusal, Verdict};
-use crate::proxy::proxy_protocol;
+use crate::proxy::{http1, proxy_protocol};
 use crate::registry::name::normalise_sni;
 use crate::registry::{ClientAuthMode, HostnameRecord, Mode, Name, OriginAddress, Resolution};
 use crate::tls::trace::{self, Fault, Found, Trace};
@@ -149,13 +149,17 @@ fn judge(mut answer: Answer, record: &HostnameRecord, client: &Client, verdict: 
         answer.detail = Some("the rules look at its certificate, which cannot be read in one way only".into());
         return Ok(answer.refused(Refusal::MalformedCertificate));
     }
-    let facts = Facts {
-        verdict,
-        identity,
-        source: client.source,
-        method: client.method.as_deref(),
-        path: client.path.as_deref(),
+    let mut scratch = String::new();
+    let path = match client.path.as_deref().map(|path| http1::judged_path(path, &mut scratch)) {
+        Some(Err(rejected)) if rules.needs_request() => {
+            answer.detail = Some(rejected.detail.into());
+            answer = answer.refused(rejected.reason);
+            answer.seen = Some(format!("the status {}", rejected.status));
+            return Ok(answer);
+        }
+        judged => judged.and_then(Result::ok),
     };
+    let facts = Facts { verdict, identity, source: client.source, method: client.method.as_deref(), path };
     let decision = rules.decide(&facts);
     if let Decision::Undecidable { rule_index } = decision {
         let mut missing = Vec::new();

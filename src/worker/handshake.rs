@@ -359,7 +359,7 @@ fn establish(
             // The handshake is complete, and rustls sends no alert of our choosing any more: the connection just ends. The
             // ticket that waits is not given to a client that is not let in.
             let alert = Outgoing::default();
-            let detail = session.why.take();
+            let detail = session.why.take().map(String::from);
             Err(Failed::Refused(Box::new(Denied { reason, alert, told: None, leaf, detail })))
         }
     }

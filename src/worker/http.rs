@@ -34,6 +34,11 @@ const TICKET_WAIT: Duration = Duration::from_millis(200);
 /// is some hundred bytes; thousands of idle connections add up, and making it anew takes a few microseconds.
 const FIELDS_WAIT: Duration = Duration::from_secs(1);
 
+/// How long a connection of a worker that drains is kept after its last request, for one more. A client that asks one
+/// request after the other may have sent the next, or is about to: an answer tells it that the connection ends, where a
+/// close would leave it in doubt whether a request was served (RFC 9112 section 9.6). A new one has its first request in it.
+const DRAIN_WAIT: Duration = Duration::from_secs(1);
+
 /// How long the rest of a request that nobody wants is waited for, at most.
 const DISCARD_WAIT: Duration = Duration::from_secs(5);
 
@@ -64,24 +69,19 @@ pub async fn serve(
                     break TunnelEnd::ClientAborted;
                 }
             }
-            Step::Forward(order) => {
-                // Boxed, so that a connection that waits for its next request does not carry it along.
-                let (order, line) = *order;
-                let (next, switched) = Box::pin(connection.forward(order, line)).await;
-                match (next, switched) {
-                    (Next::Again, _) => connection.begin_again(),
-                    (Next::End(end), _) => break end,
-                    (Next::Tunnel, Some(switched)) => {
-                        let Connection { client, logged, .. } = connection;
-                        return Box::pin(tunnel(core, session, client, switched, logged)).await;
-                    }
-                    (Next::Tunnel, None) => break TunnelEnd::OriginAborted,
+            // Boxed, so that a connection that waits for its next request does not carry it along.
+            Step::Forward(order) => match Box::pin(connection.forward(order)).await {
+                Next::Again => connection.begin_again(),
+                Next::End(end) => break end,
+                Next::Tunnel(switched) => {
+                    let Connection { client, logged, .. } = connection;
+                    return Box::pin(tunnel(core, session, client, switched, logged)).await;
                 }
-            }
+            },
             Step::Answer(denied) => match Box::pin(connection.refuse(*denied)).await {
                 Next::Again => connection.begin_again(),
                 Next::End(end) => break end,
-                Next::Tunnel => break TunnelEnd::ProtocolError,
+                Next::Tunnel(_) => break TunnelEnd::ProtocolError,
             },
             Step::End(end) => break end,
         }
@@ -103,10 +103,10 @@ async fn tunnel(
     core: &Core,
     session: &Session,
     client: Client<'_>,
-    switched: Switched,
+    switched: Box<Switched>,
     logged: Option<Arc<access::Connection>>,
 ) -> (TunnelEnd, Outgoing) {
-    let Switched { lease, leftover, began, told } = switched;
+    let Switched { lease, leftover, began, told } = *switched;
     if client.write(&leftover).is_err() {
         return (TunnelEnd::ProtocolError, Outgoing::default());
     }
@@ -157,7 +157,7 @@ struct Denied {
 enum Next {
     Again,
     End(TunnelEnd),
-    Tunnel,
+    Tunnel(Box<Switched>),
 }
 
 struct Connection<'a> {
@@ -230,16 +230,21 @@ impl Connection<'_> {
     /// Nothing has come: looks at the limits, and gives back what an idle connection does not need.
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         let http = &self.core.config.http;
+        let draining = self.head_since.is_none() && self.session.draining.poll(cx).is_ready();
         let due = match self.head_since {
             Some(since) => since + http.header_timeout,
             None => {
                 self.client.release();
-                if self.session.draining.poll(cx).is_ready() {
-                    return Poll::Ready(Step::End(TunnelEnd::DrainedIdle));
-                }
-                let wait =
-                    if self.client.unsent() > 0 { TICKET_WAIT.min(http.idle_timeout) } else { http.idle_timeout };
-                self.idle_since + wait
+                let wait = if self.client.unsent() > 0 {
+                    TICKET_WAIT
+                } else if draining {
+                    DRAIN_WAIT
+                } else if self.fields.is_some() {
+                    FIELDS_WAIT
+                } else {
+                    http.idle_timeout
+                };
+                self.idle_since + wait.min(http.idle_timeout)
             }
         };
         self.sleep.reset(due);
@@ -259,6 +264,7 @@ impl Connection<'_> {
                 }))
             }
             None if self.client.unsent() > 0 => Step::Flush,
+            None if draining => Step::End(TunnelEnd::DrainedIdle),
             None if self.fields.is_some() && due < self.idle_since + http.idle_timeout => {
                 self.fields = None;
                 return self.poll_limits(cx);
@@ -268,7 +274,8 @@ impl Connection<'_> {
     }
 
     /// Forwards a request and passes its response on.
-    async fn forward(&mut self, order: Order, line: Option<access::Request>) -> (Next, Option<Switched>) {
+    async fn forward(&mut self, order: Box<(Order, Option<access::Request>)>) -> Next {
+        let (order, line) = *order;
         let core = self.core;
         let began = self.head_since.unwrap_or_else(ring::now);
         let written = self.client.written_bytes();
@@ -316,7 +323,7 @@ impl Connection<'_> {
                     told.request.status = ended.status;
                     self.logged_connection();
                 }
-                return (Next::Tunnel, Some(Switched { lease, leftover, began, told }));
+                return Next::Tunnel(Box::new(Switched { lease, leftover, began, told }));
             }
             End::Unanswered(error) => {
                 if matches!(error, ProxyError::ConnectionRefused | ProxyError::ConnectionTimeout | ProxyError::DnsError)
@@ -338,7 +345,7 @@ impl Connection<'_> {
             End::Gone(gone) => (ended.status, Next::End(end_of(gone))),
         };
         self.record(status, began, told);
-        (next, None)
+        next
     }
 
     /// Counts a request that has ended, and writes its line.

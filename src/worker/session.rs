@@ -34,18 +34,20 @@ pub async fn serve(core: Rc<Core>, counted: Counted, fd: OwnedFd) {
     let socket = Socket::from(fd);
     let progress = Progress::default();
     let accepted = ring::now();
-    // Boxed and dropped before the tunnel begins: an idle connection does not carry its handshake's memory.
+    // Here and below, what a connection does once is boxed and dropped when it is done: an idle one does not carry the
+    // memory of its handshake, its connect or its end.
     let shaken = {
         let shaking = Box::pin(handshake::run(&core, &socket, &progress));
         ring::timeout_at(accepted + core.config.handshake_timeout, shaking).await
     };
     match shaken {
         Ok(Ok(started)) => {
+            drop(progress);
             handshake::record_duration(&core, accepted);
             forward(&core, socket, started, accepted).await;
         }
         Ok(Err(Failed::Gone)) => core.shard.count(Counter::HandshakeAborted),
-        Ok(Err(Failed::Refused(denied))) => refuse(&core, &socket, &progress, *denied).await,
+        Ok(Err(Failed::Refused(denied))) => Box::pin(refuse(&core, &socket, &progress, *denied)).await,
         Err(ring::Elapsed) => {
             core.shard.count(Counter::Timeout(Timeout::Handshake));
             let denied = Denied {
@@ -55,7 +57,7 @@ pub async fn serve(core: Rc<Core>, counted: Counted, fd: OwnedFd) {
                 leaf: Vec::new(),
                 detail: None,
             };
-            refuse(&core, &socket, &progress, denied).await;
+            Box::pin(refuse(&core, &socket, &progress, denied)).await;
         }
     }
     drop(counted);
@@ -138,7 +140,7 @@ async fn forward(core: &Rc<Core>, socket: Socket, started: Started, accepted: In
         // Boxed, so that each mode takes its own memory only.
         let mut inside: Pin<Box<dyn Future<Output = (TunnelEnd, Outgoing)> + '_>> = match mode {
             Mode::Http => Box::pin(http::serve(core, &socket, &session, early, out)),
-            Mode::Tcp => Box::pin(connect_and_tunnel(core, &socket, &session, early, out, &seen)),
+            Mode::Tcp => Box::pin(connect_and_tunnel(core, &socket, &session, Box::new((early, out)), &seen)),
         };
         let mut validity = pin!(validity_ends(&session));
         std::future::poll_fn(|cx| {
@@ -165,7 +167,7 @@ async fn forward(core: &Rc<Core>, socket: Socket, started: Started, accepted: In
         }
         TunnelEnd::ProtocolError => {
             let (bytes, filled) = last.take();
-            say_goodbye(core, &socket, bytes, filled).await;
+            Box::pin(say_goodbye(core, &socket, bytes, filled)).await;
         }
         _ => {}
     }
@@ -193,13 +195,12 @@ async fn connect_and_tunnel(
     core: &Core,
     socket: &Socket,
     session: &Session,
-    early: Vec<u8>,
-    out: Outgoing,
+    waiting: Box<(Vec<u8>, Outgoing)>,
     seen: &Seen,
 ) -> (TunnelEnd, Outgoing) {
     let record = std::sync::Arc::clone(&session.tenant.borrow().record);
     let began = ring::now();
-    let Ok(lease) = core.origins.connect(&record.origin, &core.shard).await else {
+    let Ok(lease) = Box::pin(core.origins.connect(&record.origin, &core.shard)).await else {
         core.log_unreachable(&record.origin.name, session.server_name.as_deref());
         // No close_notify: nothing has ended in order, and the client must not take it for an empty answer.
         return (TunnelEnd::OriginUnreachable, Outgoing::default());
@@ -226,6 +227,7 @@ async fn connect_and_tunnel(
         traffic: &seen.traffic,
         idle: core.config.tunnel_timeout,
     };
+    let (early, out) = *waiting;
     tunnel.run(early, out).await
 }
 
@@ -283,7 +285,7 @@ fn log_trust_changed(core: &Core, socket: &Socket, session: &Session, end: Tunne
             identity: leaf.and_then(|leaf| identity::parse(leaf).ok()).map(Box::new),
             detail: match end {
                 TunnelEnd::CertificateEnded => Some("the client's certificate has expired".to_owned()),
-                _ => session.why.take(),
+                _ => session.why.take().map(String::from),
             },
             ..Refused::new(Refusal::TrustChanged)
         }

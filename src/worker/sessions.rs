@@ -31,7 +31,7 @@ pub struct Session {
     pub tls: RefCell<Connection>,
     /// Set to end the connection from outside.
     pub end: Signal<TunnelEnd>,
-    /// Set when the worker drains: a connection that waits for its next request ends.
+    /// Set when the worker drains: a connection that goes on waiting for its next request ends.
     pub draining: Signal<()>,
     /// The generation this session was judged by last.
     pub generation: Cell<u64>,
@@ -40,7 +40,7 @@ pub struct Session {
     /// What the client's leaf certificate says, once a rule has asked; `None` without one.
     pub identity: OnceCell<Option<Box<Identity>>>,
     /// What there is to say, beyond the reason, about why it was not let in or is ended; for the log.
-    pub why: RefCell<Option<String>>,
+    pub why: RefCell<Option<Box<str>>>,
 }
 
 /// What rules can know of a request that is under way (DECISIONS 12).
@@ -135,7 +135,7 @@ pub async fn sweep(core: Rc<Core>) {
         if let Some(session) = core.sessions.get(key)
             && let Err(reason) = rejudge(&core, &published.snapshot, &session)
         {
-            session.why.borrow_mut().get_or_insert_with(|| format!("it would be refused now: {reason}"));
+            session.why.borrow_mut().get_or_insert_with(|| format!("it would be refused now: {reason}").into());
             session.end.set(TunnelEnd::TrustChanged);
         }
     }
@@ -246,7 +246,7 @@ pub fn judge_request(tenant: &Tenant, session: &Session, request: Option<(&str, 
         method: request.map(|(method, _)| method),
         path: request.map(|(_, path)| path),
     };
-    rules.judge(&facts).inspect_err(|_| *session.why.borrow_mut() = rules.explain(&facts))
+    rules.judge(&facts).inspect_err(|_| *session.why.borrow_mut() = rules.explain(&facts).map(String::into_boxed_str))
 }
 
 impl Session {

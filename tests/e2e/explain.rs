@@ -9,6 +9,7 @@ use rcgen::ExtendedKeyUsagePurpose;
 use rustls::AlertDescription as Alert;
 use serde_json::Value;
 
+use crate::harness::http::{Http, HttpOrigin};
 use crate::harness::process::{Finished, HOSTWARD, run};
 use crate::harness::{ACME, Auth, Authority, Edge, Identity, Origin, Validity, World};
 
@@ -221,5 +222,36 @@ fn t284_exit_codes() {
         let finished = explain(file, None, options);
         assert_eq!(finished.code(), Some(code), "{options:?}: {}", finished.output());
         assert!(finished.stdout.is_empty() && !finished.stderr.is_empty(), "{options:?}: {}", finished.output());
+    }
+}
+
+/// 285: for each path, a running edge does what is explained: let in, denied by a rule, or no path to judge.
+#[test]
+fn t285_paths_are_judged_alike() {
+    let world = World::new();
+    let origin = HttpOrigin::mirror();
+    let host = world.http_host(ACME, &origin).rule("path = \"/admin/*\"\ndeny = true").rule("allow = {}");
+    let edge = Edge::start(world.settings().host(host));
+    for (path, status, reason) in [
+        ("/", 200, None),
+        ("/admin", 200, None),
+        ("/admin/x", 403, Some("rule_denied")),
+        ("/admin;v=1/x", 403, Some("rule_denied")),
+        ("/x/../admin/x", 400, Some("malformed_request")),
+        ("/%61dmin/x", 400, Some("malformed_request")),
+        ("//admin/x", 400, Some("malformed_request")),
+    ] {
+        let mut http = Http::new(world.client().open(edge.address(), ACME).expect("a connection"));
+        assert_eq!(http.get(ACME, path).status(), status, "{path}");
+        let (value, code) = answer(&edge.file(), None, &["--host", ACME, "--path", path]);
+        assert_eq!(code, Some(if reason.is_none() { 0 } else { 4 }), "{path}: {value}");
+        let told = value["refusal"].as_str();
+        assert_eq!(told, reason, "{path}: {value}");
+        if status != 200 {
+            assert!(
+                value["client_sees"].as_str().is_some_and(|seen| seen.contains(&status.to_string())),
+                "{path}: {value}"
+            );
+        }
     }
 }

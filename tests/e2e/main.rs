@@ -15,17 +15,22 @@
 //! | 140-159 | `origins` | origins that die, stall, reset; the PROXY header |
 //! | 160-169 | `tools` | curl, openssl, wrk, h2load |
 //! | 170-179 | `cli` | outputs and exit codes |
-//! | 260-269 | `access_log` | every connection leaves its line, whatever happens to the file |
-//! | 270-279 | `redirect` | plain HTTP is redirected to names of ours, and nothing else |
-//! | 280-289 | `explain` | what is explained is what happens |
-//! | 290-319 | `handover` | USR2: a new process takes over, or does not |
+//! | 180-189 | `flood` | I8, and I6 under a flood; what waits is bounded |
+//! | 190-199 | `refusals` | what the log says of a refused client; verdicts that would be others now |
 //! | 200-214 | `http1_basics` | requests and responses in every framing, one after the other and at once |
 //! | 215-224 | `http1_guard` | I4 and I5: the authority of each request, rules, identity headers |
 //! | 225-239 | `http1_faults` | origins that die, stall and talk nonsense; clients that are slow or large |
 //! | 240-249 | `http1_pool` | pooled connections, retries, WebSocket, drain |
 //! | 250-254 | `http1_log` | the access log of HTTP requests |
-//! | 180-189 | `flood` | I8, and I6 under a flood; what waits is bounded |
-//! | 190-199 | `refusals` | what the log says of a refused client; verdicts that would be others now |
+//! | 260-269 | `access_log` | every connection leaves its line, whatever happens to the file |
+//! | 270-279 | `redirect` | plain HTTP is redirected to names of ours, and nothing else |
+//! | 280-289 | `explain` | what is explained is what happens |
+//! | 290-319 | `handover` | USR2: a new process takes over, or does not |
+//! | 310-314 | `http1_smuggling` | malformed and ambiguous requests at a real nginx; paths as nginx reads them |
+//! | 315-319 | `http1_identity` | I5: every spelling of every forged identity, in every mode |
+//! | 320-329 | `http1_desync` | what an origin says unasked is never an answer to anybody |
+//! | 330-339 | `http1_bodies` | gigabytes in bounded memory; slow clients and origins that break |
+//! | 340-349 | `http1_tools` | curl, wrk and h2load in HTTP mode; reload and drain under load |
 //!
 //! Everything runs on the loopback network on ports the kernel chooses, needs no privileges, and is bounded in time. A
 //! case whose tool is not installed prints a line that begins with SKIPPED.
@@ -42,10 +47,15 @@ mod handover;
 mod harness;
 mod hello;
 mod http1_basics;
+mod http1_bodies;
+mod http1_desync;
 mod http1_faults;
 mod http1_guard;
+mod http1_identity;
 mod http1_log;
 mod http1_pool;
+mod http1_smuggling;
+mod http1_tools;
 mod limits;
 mod origins;
 mod records;

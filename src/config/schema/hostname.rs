@@ -27,8 +27,9 @@ pub const HOSTNAME_KEYS: &[&str] = &[
 ];
 pub const CLIENT_AUTH_KEYS: &[&str] = &["mode", "ca", "allow_expired_ca", "send_ca_names", "headers"];
 
-/// What clients are offered with `mode = "http"` (DECISIONS 31): what is built.
-const ALPN_HTTP: &[u8] = b"http/1.1";
+/// What clients are offered with `mode = "http"` (DECISIONS 31): what is built, in order of preference. A client that
+/// names only the older version, as `curl --http1.0` does, would otherwise be refused what it could be served.
+const ALPN_HTTP: [&[u8]; 2] = [b"http/1.1", b"http/1.0"];
 
 /// The longest name of an ALPN protocol (RFC 7301 section 3.1: a length of one byte).
 const ALPN_BYTES_MAX: usize = 255;
@@ -119,7 +120,7 @@ fn http_only<'a>(table: &Table<'a>, key: &'static str, mode: Option<Mode>) -> Op
 }
 
 fn alpn_default(mode: Option<Mode>) -> Vec<Vec<u8>> {
-    if mode == Some(Mode::Http) { vec![ALPN_HTTP.to_vec()] } else { Vec::new() }
+    if mode == Some(Mode::Http) { ALPN_HTTP.map(<[u8]>::to_vec).to_vec() } else { Vec::new() }
 }
 
 /// Pairs certificates with their keys. Without `private_key` each certificate's file holds its key too.
@@ -176,7 +177,7 @@ fn alpn(value: Value<'_>, mode: Option<Mode>) -> Vec<Vec<u8>> {
             ));
         } else if protocols.iter().any(|protocol| protocol == text.as_bytes()) {
             element.error(format!("names {} twice", quote(text)));
-        } else if mode == Some(Mode::Http) && text.as_bytes() != ALPN_HTTP && text != "http/1.0" {
+        } else if mode == Some(Mode::Http) && !ALPN_HTTP.contains(&text.as_bytes()) {
             element
                 .error(format!("names {}, which mode = \"http\" does not speak yet; write \"http/1.1\"", quote(text)));
         }

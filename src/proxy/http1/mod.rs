@@ -25,6 +25,15 @@ pub use response::{ClientSide, Garbled, Response};
 
 use crate::policy::Refusal;
 
+/// A path as rules match it: without the parameters of its segments.
+///
+/// # Errors
+///
+/// [`Rejected`] with 400 where an origin could resolve it to another path than the one we see (DECISIONS 19).
+pub fn judged_path<'s>(path: &'s str, scratch: &'s mut String) -> Result<&'s str, Rejected> {
+    Ok(target::judge(path, scratch)?)
+}
+
 /// The most fields a head can have, whatever the configuration says.
 ///
 /// Browsers send some 15, chains of proxies some 40. The fields are found in an array on the stack: 8 KiB of it at this

@@ -128,7 +128,7 @@ impl<'a> Request<'a> {
     ///
     /// 400 for a path that an origin could resolve to another one (DECISIONS 19).
     pub fn judged_path<'s>(&'s self, scratch: &'s mut String) -> Result<&'s str, Rejected> {
-        Ok(target::judge(self.path, scratch)?)
+        super::judged_path(self.path, scratch)
     }
 
     /// Appends the head as it is forwarded: hop-by-hop fields and every copy of an identity removed, then ours added. No

@@ -23,6 +23,12 @@ pub struct Nginx {
 impl Nginx {
     /// `None`, and a loud line, where nginx is not installed.
     pub fn start() -> Option<Self> {
+        Self::start_with("", "location /sink { return 200; }")
+    }
+
+    /// The same with more directives: of `http`, and of the server that the edge reaches. `HOME` stands for the
+    /// directory, whose files [`Self::read`] reads.
+    pub fn start_with(http: &str, server: &str) -> Option<Self> {
         let program = process::tool("nginx")?;
         let directory = tempfile::Builder::new().prefix("hostward-nginx-").tempdir().expect("a directory");
         let root = directory.path().join("root");
@@ -31,7 +37,8 @@ impl Nginx {
         let big = fs::File::create(root.join("big")).expect("a file");
         big.set_len(BIG_BYTES).expect("a sparse file");
         let config = directory.path().join("nginx.conf");
-        let home = directory.path().display();
+        let home = directory.path().display().to_string();
+        let (http, server) = (http.replace("HOME", &home), server.replace("HOME", &home));
         // One process in the foreground that keeps everything in its directory; its worker keeps the tests' user, who
         // may be root and own the directory.
         let text = format!(
@@ -41,7 +48,8 @@ impl Nginx {
                  access_log off; keepalive_requests 1000000; client_max_body_size 0;
                  client_body_temp_path {home}/body; proxy_temp_path {home}/proxy; fastcgi_temp_path {home}/fastcgi;
                  uwsgi_temp_path {home}/uwsgi; scgi_temp_path {home}/scgi;
-                 server {{ listen unix:{home}/http.sock; root {home}/root; location /sink {{ return 200; }} }}
+                 {http}
+                 server {{ listen unix:{home}/http.sock; root {home}/root; {server} }}
              }}"
         );
         fs::write(&config, text).expect("a file");
@@ -62,6 +70,11 @@ impl Nginx {
 
     pub fn url(&self) -> String {
         format!("unix:{}", self.socket().display())
+    }
+
+    /// What it wrote into a file of its directory so far.
+    pub fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.directory.path().join(name)).unwrap_or_default()
     }
 
     fn socket(&self) -> PathBuf {

@@ -91,8 +91,17 @@ impl Proc {
 
     /// Resident memory, KiB.
     pub fn rss_kib(self) -> u64 {
+        self.status_kib("VmRSS:")
+    }
+
+    /// The most memory that ever was resident, KiB.
+    pub fn peak_kib(self) -> u64 {
+        self.status_kib("VmHWM:")
+    }
+
+    fn status_kib(self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("the process lives");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line VmRSS");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("a line of the field");
         line.trim().trim_end_matches(" kB").trim().parse().expect("a number")
     }
 
