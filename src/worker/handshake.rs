@@ -75,9 +75,13 @@ impl Failed {
     }
 }
 
-/// How long a client may take for its next flight while others wait for a handshake slot. A round trip around the world
-/// takes 0.3 s; one lost packet adds a second.
+/// How long a client may keep its handshake waiting, all in all, while others wait for a slot. A round trip around the
+/// world takes 0.3 s; one lost packet adds a second. Bytes that complete no message count for nothing: who sends one a
+/// second holds a slot as well as who sends none.
 const STALL: Duration = Duration::from_millis(1500);
+
+/// How often a client that has used its time up is looked at again: somebody may have come to wait meanwhile.
+const STALL_LOOK: Duration = Duration::from_millis(100);
 
 /// A connection that may shake hands now.
 struct Admitted {
@@ -211,6 +215,7 @@ async fn exchange(
 ) -> Result<Outgoing, Failed> {
     let mut received = hello;
     let mut out = Outgoing::with_memory(core.buffers.records());
+    let mut waited = Duration::ZERO;
     loop {
         // Public-key cryptography is heavy: I/O of other connections goes first.
         if std::mem::replace(&mut leave, Leave::Needed) == Leave::Needed {
@@ -246,13 +251,16 @@ async fn exchange(
         let memory = {
             let mut flight = pin!(send_and_receive(socket, bytes, filled, &mut received));
             loop {
-                match ring::timeout(STALL, flight.as_mut()).await {
-                    Ok(result) => break result?,
-                    // Somebody waits for this slot, and this client has let it lie idle: the one who waits is served.
-                    Err(ring::Elapsed) if core.admission.pressed() => {
-                        return Err(Failed::refused(Refusal::Overloaded, &[]));
-                    }
-                    Err(ring::Elapsed) => {}
+                let since = ring::now();
+                let left = STALL.saturating_sub(waited).max(STALL_LOOK);
+                let arrived = ring::timeout(left, flight.as_mut()).await;
+                waited += ring::now().saturating_duration_since(since);
+                // Somebody waits for this slot, and this client has let it lie idle: the one who waits is served.
+                if waited >= STALL && core.admission.pressed() {
+                    return Err(Failed::refused(Refusal::Overloaded, &[]));
+                }
+                if let Ok(result) = arrived {
+                    break result?;
                 }
             }
         };

@@ -34,6 +34,11 @@ const TICKET_WAIT: Duration = Duration::from_millis(200);
 /// is some hundred bytes; thousands of idle connections add up, and making it anew takes a few microseconds.
 const FIELDS_WAIT: Duration = Duration::from_secs(1);
 
+/// How long a connection of a worker that drains is kept after its last request, for one more. A client that asks one
+/// request after the other may have sent the next, or is about to: an answer tells it that the connection ends, where a
+/// close would leave it in doubt whether a request was served (RFC 9112 section 9.6). A new one has its first request in it.
+const DRAIN_WAIT: Duration = Duration::from_secs(1);
+
 /// How long the rest of a request that nobody wants is waited for, at most.
 const DISCARD_WAIT: Duration = Duration::from_secs(5);
 
@@ -225,15 +230,15 @@ impl Connection<'_> {
     /// Nothing has come: looks at the limits, and gives back what an idle connection does not need.
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         let http = &self.core.config.http;
+        let draining = self.head_since.is_none() && self.session.draining.poll(cx).is_ready();
         let due = match self.head_since {
             Some(since) => since + http.header_timeout,
             None => {
                 self.client.release();
-                if self.session.draining.poll(cx).is_ready() {
-                    return Poll::Ready(Step::End(TunnelEnd::DrainedIdle));
-                }
                 let wait = if self.client.unsent() > 0 {
                     TICKET_WAIT
+                } else if draining {
+                    DRAIN_WAIT
                 } else if self.fields.is_some() {
                     FIELDS_WAIT
                 } else {
@@ -259,6 +264,7 @@ impl Connection<'_> {
                 }))
             }
             None if self.client.unsent() > 0 => Step::Flush,
+            None if draining => Step::End(TunnelEnd::DrainedIdle),
             None if self.fields.is_some() && due < self.idle_since + http.idle_timeout => {
                 self.fields = None;
                 return self.poll_limits(cx);

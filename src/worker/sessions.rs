@@ -31,7 +31,7 @@ pub struct Session {
     pub tls: RefCell<Connection>,
     /// Set to end the connection from outside.
     pub end: Signal<TunnelEnd>,
-    /// Set when the worker drains: a connection that waits for its next request ends.
+    /// Set when the worker drains: a connection that goes on waiting for its next request ends.
     pub draining: Signal<()>,
     /// The generation this session was judged by last.
     pub generation: Cell<u64>,

@@ -135,6 +135,32 @@ fn t182_a_stalled_handshake_gives_way() {
     assert_eq!((&line["reason"], &line["hostname"]), (&"overloaded".into(), &ACME.into()), "{line}");
 }
 
+/// 186: a client that sends a byte now and then, and never a message, gives way like one that sends nothing.
+#[test]
+fn t186_a_trickled_handshake_gives_way() {
+    /// More bytes than any bound of this case has time for.
+    const BYTES: usize = 200;
+    let world = World::new();
+    let origin = Origin::echo();
+    let settings = world.settings().workers(1).limit("handshakes_per_worker = 2").limit("handshake_timeout = \"60s\"");
+    let edge = Edge::start(settings.host(world.host(ACME, &origin)));
+    let mut trickler = Raw::connect(edge.address());
+    trickler.send(&Hello::modern(ACME).bytes()).expect("sent");
+    assert!(trickler.reply(SOON).is_server_hello());
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let record = [&[23, 3, 3, 64, 0][..], &[0; BYTES]].concat();
+            // Until the edge closes.
+            let _ = record.chunks(1).try_for_each(|byte| {
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                trickler.send(byte)
+            });
+        });
+        world.client().expect_in(edge.address(), ACME);
+        edge.expect_refusals("overloaded", 1.0);
+    });
+}
+
 /// 183: a hostname that is not in the cache is assembled by a handshake that has its slot, never before.
 #[test]
 fn t183_cold_hostnames_wait_for_a_slot() {

@@ -1,7 +1,7 @@
 //! USR2 has a new process take over: sockets, backlog, tickets and all, and nobody notices.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -12,6 +12,8 @@ use rustix::process::Signal;
 use rustls::AlertDescription as Alert;
 use serde_json::Value;
 
+use crate::harness::http::{Framing, Http, HttpOrigin, send_body};
+use crate::harness::payload::Payload;
 use crate::harness::process::{HOSTWARD, tool};
 use crate::harness::{ACME, Auth, Authority, Edge, End, GLOBEX, Origin, SOON, Settings, Tls, World, wait};
 
@@ -546,4 +548,204 @@ fn t309_who_has_connected_and_not_spoken_is_served() {
         session.shake().expect("it is served");
         session.ping().expect("it is served");
     }
+}
+
+/// A client over HTTP that keeps its connection as long as it may, and asks every request once.
+struct Asking<'a> {
+    world: &'a World,
+    edge: &'a Edge,
+    http: Option<Http>,
+    /// Connections it was told to leave, or found closed before it asked.
+    left: u64,
+}
+
+impl Asking<'_> {
+    /// A request, whose response must come and be the right one: with a body every second time, of either framing.
+    fn ask(&mut self, n: u64) {
+        if let Some(end) = self.http.as_mut().and_then(|http| http.session().ended()) {
+            assert_eq!(end, End::CloseNotify, "between requests");
+            self.http = None;
+            self.left += 1;
+        }
+        let open = || Http::new(self.world.client().open(self.edge.address(), ACME).expect("a connection"));
+        let http = self.http.get_or_insert_with(open);
+        let bytes = [0, 10, 0, 100_000][n as usize % 4];
+        let (framing, field) = match n % 8 {
+            0..4 => (Framing::Length(bytes), format!("Content-Length: {bytes}")),
+            _ => (Framing::Chunked, "Transfer-Encoding: chunked".to_owned()),
+        };
+        let (method, framing, field) = match bytes {
+            0 => ("GET", Framing::Length(0), "X: y".to_owned()),
+            _ => ("POST", framing, field),
+        };
+        let head = format!("{method} /{n} HTTP/1.1\r\nHost: {ACME}\r\n{field}\r\n\r\n");
+        let session = http.session();
+        let digest = send_body(&head, framing, Payload::new(bytes, n), "", |bytes| session.send(bytes).is_ok());
+        let response = http.response_to(false).unwrap_or_else(|end| panic!("{method} /{n} was lost: {end:?}"));
+        assert_eq!((response.status(), response.body.text()), (200, format!("/{n} {digest}")));
+        if response.head.get("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
+            assert_eq!(http.end(), End::CloseNotify, "after the last response");
+            self.http = None;
+            self.left += 1;
+        }
+    }
+}
+
+/// Runs `change` while eight clients ask one request after the other, four of them with pauses; no request may fail. Returns
+/// how many connections ended.
+fn asking(world: &World, edge: &Edge, change: impl FnOnce(&dyn Fn())) -> u64 {
+    let (stop, asked, left) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for thread in 0..8u64 {
+            let (stop, asked, left) = (&stop, &asked, &left);
+            scope.spawn(move || {
+                let mut client = Asking { world, edge, http: None, left: 0 };
+                let mut n = thread;
+                while !stop.load(Ordering::Relaxed) {
+                    client.ask(n);
+                    n += 1;
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    if thread >= 4 {
+                        std::thread::sleep(Duration::from_millis(n % 20));
+                    }
+                }
+                left.fetch_add(client.left, Ordering::Relaxed);
+            });
+        }
+        let goes_on = || {
+            let seen = asked.load(Ordering::Relaxed);
+            wait::until("the load goes on", SOON, || asked.load(Ordering::Relaxed) > seen + 100);
+        };
+        goes_on();
+        change(&goes_on);
+        goes_on();
+        stop.store(true, Ordering::Relaxed);
+    });
+    left.load(Ordering::Relaxed)
+}
+
+/// An origin that answers with what it was asked and the digest of the body.
+fn digesting() -> HttpOrigin {
+    HttpOrigin::start(|head, talk| {
+        let digest = talk.body(head)?.digest;
+        talk.answer("200 OK", &format!("{} {digest}", head.target()))
+    })
+}
+
+/// 350: hand-overs under HTTP load fail no request, with a body or without: connections are asked to end, and end between
+/// requests.
+#[test]
+fn t350_no_request_fails() {
+    let world = World::new();
+    let origin = digesting();
+    let edge = Edge::start(world.settings().host(world.http_host(ACME, &origin)).limit("drain_timeout = \"60s\""));
+    let left = asking(&world, &edge, |goes_on| {
+        for _ in 0..5 {
+            let old = edge.hand_over();
+            goes_on();
+            assert_eq!(edge.exit_code_within(old, SOON), Some(0), "{}", edge.events.text());
+        }
+    });
+    assert!(left >= 5 * 8, "every hand-over moves every client: {left}");
+    expect_none_cut(&edge, 5);
+}
+
+/// 351: a reload under HTTP load fails no request and ends no connection.
+#[test]
+fn t351_reloads_end_no_connection() {
+    let world = World::new();
+    let origin = digesting();
+    let edge = Edge::start(world.settings().host(world.http_host(ACME, &origin)));
+    let left = asking(&world, &edge, |goes_on| {
+        for n in 0..10 {
+            let rule = format!("path = \"/no/{n}\"\nallow = {{}}");
+            edge.reconfigure(|settings| settings.named(ACME).rules = vec![rule, "allow = {}".into()]);
+            goes_on();
+        }
+    });
+    assert_eq!(left, 0);
+}
+
+/// One redirect over a connection: whether the connection may be used again.
+fn redirected(socket: &mut TcpStream) -> bool {
+    socket.write_all(format!("GET /x HTTP/1.1\r\nHost: {ACME}\r\n\r\n").as_bytes()).expect("sending");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        assert_eq!(socket.read(&mut byte).expect("an answer"), 1, "{}", String::from_utf8_lossy(&head));
+        head.extend(byte);
+    }
+    let head = String::from_utf8(head).expect("text");
+    assert!(head.starts_with("HTTP/1.1 308 "), "{head}");
+    !head.contains("Connection: close")
+}
+
+/// 352: plain HTTP is redirected throughout, at the same address and to the same port, on connections old and new.
+#[test]
+fn t352_redirects_go_on() {
+    let world = World::new();
+    let origin = Origin::echo();
+    let edge = Edge::start(settings(&world, &origin).server("redirect = [\"127.0.0.1:0\"]"));
+    let (redirect, tls) = (edge.redirect(), edge.address());
+    let (stop, asked) = (AtomicBool::new(false), AtomicU64::new(0));
+    let connect = || {
+        let socket = TcpStream::connect(redirect).expect("the port is open throughout");
+        socket.set_read_timeout(Some(SOON)).expect("a time limit");
+        socket
+    };
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (stop, asked, connect) = (&stop, &asked, &connect);
+            scope.spawn(move || {
+                let mut socket = connect();
+                while !stop.load(Ordering::Relaxed) {
+                    if !redirected(&mut socket) || thread % 2 == 0 {
+                        socket = connect();
+                    }
+                    asked.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for _ in 0..4 {
+            let old = edge.hand_over();
+            let seen = asked.load(Ordering::Relaxed);
+            wait::until("the load goes on", SOON, || asked.load(Ordering::Relaxed) > seen + 100);
+            assert_eq!(edge.redirect(), redirect);
+            assert_eq!(edge.exit_code_within(old, SOON), Some(0), "{}", edge.events.text());
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    expect_none_cut(&edge, 4);
+    let handed = edge.events.named(&["handed_over"]).pop().expect("the last one");
+    let listed = handed["listen"].as_array().expect("addresses");
+    assert_eq!(*listed, [tls, redirect].map(|address| Value::from(address.to_string())));
+    world.acme_client("alice").expect_in(tls, ACME);
+}
+
+/// 353: both processes write the same access log; USR1 to the one that serves moves it on, and no line is lost.
+#[test]
+fn t353_the_access_log_is_shared() {
+    let world = World::new();
+    let origin = Origin::echo();
+    let edge = Edge::start(settings(&world, &origin).log("access = \"access.log\""));
+    let (file, rotated) = (edge.file().with_file_name("access.log"), edge.file().with_file_name("access.log.1"));
+    let lines = |path: &Path| {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        text.lines().filter(|line| serde_json::from_str::<Value>(line).is_ok()).count()
+    };
+    let client = world.acme_client("alice");
+    let mut kept: Vec<_> = (0..2).map(|_| client.expect_in(edge.address(), ACME)).collect();
+    let old = edge.hand_over();
+    assert_eq!(client.expect_in(edge.address(), ACME).finish(), End::CloseNotify);
+    assert_eq!(kept.pop().expect("one").finish(), End::CloseNotify);
+    wait::for_value("lines of both processes", SOON, &2, || lines(&file));
+    fs::rename(&file, &rotated).expect("a name");
+    edge.signal(Signal::USR1);
+    wait::until("it is opened anew", SOON, || !edge.events.named(&["logs_reopened"]).is_empty());
+    assert_eq!(client.expect_in(edge.address(), ACME).finish(), End::CloseNotify);
+    wait::for_value("lines in the new file", SOON, &1, || lines(&file));
+    // The old process was told nothing, and goes on where it was.
+    assert_eq!(kept.pop().expect("the other").finish(), End::CloseNotify);
+    assert_eq!(edge.exit_code_within(old, SOON), Some(0), "{}", edge.events.text());
+    assert_eq!((lines(&file), lines(&rotated)), (1, 3));
 }

@@ -325,3 +325,17 @@ fn t235_a_slow_origin_holds_its_client_back() {
         assert_eq!(answer, digest);
     });
 }
+
+/// 236: a client that waits for 100 and gets a final answer instead may send its body or not (RFC 9110 section 10.1.1), so
+/// the connection ends: its next request would be taken for that body.
+#[test]
+fn t236_an_answer_instead_of_100_ends_the_connection() {
+    let world = World::new();
+    let origin = HttpOrigin::start(|_, talk| talk.answer("403 Forbidden", "no"));
+    let edge = Edge::start(world.settings().host(world.http_host(ACME, &origin)));
+    let mut http = Http::new(world.client().open(edge.address(), ACME).expect("a connection"));
+    let head = format!("POST / HTTP/1.1\r\nHost: {ACME}\r\nExpect: 100-continue\r\nContent-Length: 40\r\n\r\n");
+    let answer = http.ask(&head);
+    assert_eq!((answer.status(), answer.head.get("connection")), (403, Some("close")));
+    assert_eq!(http.end(), End::CloseNotify);
+}

@@ -31,6 +31,7 @@
 //! | 320-329 | `http1_desync` | what an origin says unasked is never an answer to anybody |
 //! | 330-339 | `http1_bodies` | gigabytes in bounded memory; slow clients and origins that break |
 //! | 340-349 | `http1_tools` | curl, wrk and h2load in HTTP mode; reload and drain under load |
+//! | 350-359 | `handover` | HTTP, redirects and the access log across a hand-over |
 //!
 //! Everything runs on the loopback network on ports the kernel chooses, needs no privileges, and is bounded in time. A
 //! case whose tool is not installed prints a line that begins with SKIPPED.

@@ -92,7 +92,7 @@ fn known(name: &[u8]) -> Meaning {
         b'k' if is(b"keep-alive") => Meaning::Hop,
         b'p' if is(b"proxy-connection") => Meaning::Hop,
         // As the ingress controllers of nginx name them.
-        b's' if starts(name, b"ssl-client-") => Meaning::Identity,
+        b's' if starts(name, b"ssl-client") => Meaning::Identity,
         _ => Meaning::Ordinary,
     }
 }
@@ -101,6 +101,18 @@ fn known(name: &[u8]) -> Meaning {
 fn is_identity_c(name: &[u8]) -> bool {
     starts(name, b"client-cert") || starts(name, b"cf-client-cert") || starts(name, b"cf-cert-")
 }
+
+/// What identities that begin with `x-` go on with.
+const IDENTITIES_X: [&[u8]; 8] = [
+    b"client-cert",
+    b"client-dn",
+    b"client-s-dn",
+    b"client-verify",
+    b"amzn-mtls-",
+    b"ssl-c",
+    b"arr-clientcert",
+    b"tls-client-cert",
+];
 
 /// Names that begin with `x`.
 fn known_x(name: &[u8]) -> Meaning {
@@ -125,8 +137,8 @@ fn known_x(name: &[u8]) -> Meaning {
         }
     } else if is(b"request-id") {
         Meaning::RequestId
-    // Our own; those of AWS; those HAProxy's manual has in its examples.
-    } else if starts(rest, b"client-cert") || starts(rest, b"amzn-mtls-") || starts(rest, b"ssl-client-") {
+    // Our own; those of AWS; those HAProxy's manual has in its examples; IIS's; and what people write by hand.
+    } else if IDENTITIES_X.iter().any(|prefix| starts(rest, prefix)) {
         Meaning::Identity
     } else {
         Meaning::Ordinary

@@ -289,6 +289,9 @@ fn canonical_trailers(trailers: &[u8], direction: Direction) -> Result<Vec<u8>, 
     };
     let mut out = Vec::with_capacity(trailers.len());
     for field in fields.iter().filter(|field| may_trail(meaning(field.name.as_bytes()), direction)) {
+        if UNFIT_TO_TRAIL.iter().any(|name| field.name.eq_ignore_ascii_case(name)) {
+            continue;
+        }
         write_field(&mut out, field.name.as_bytes(), field.value);
     }
     out.extend_from_slice(b"\r\n");
@@ -320,6 +323,19 @@ fn may_trail(meaning: Meaning, direction: Direction) -> bool {
         | M::RequestId => direction == Direction::ToClient,
     }
 }
+
+/// What speaks for somebody, or is read before the body: an origin that takes trailers for head fields would be told late
+/// who asks (RFC 9110 section 6.5.1).
+const UNFIT_TO_TRAIL: [&str; 8] = [
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "set-cookie",
+    "x-real-ip",
+    "range",
+    "content-type",
+    "content-encoding",
+];
 
 /// The line of a chunk's size.
 struct SizeLine {

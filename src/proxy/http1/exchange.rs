@@ -535,9 +535,14 @@ impl Flight<'_> {
     fn may_keep(&self, status: u16) -> bool {
         let may_ask_more = !self.client.has_finished() || self.client.waiting() > 0;
         let wanted = self.order.keep_alive && !(self.setting.draining)() && may_ask_more;
+        if self.request_sent.get() {
+            return wanted;
+        }
         // An early response: the rest of the request is read and forgotten, or the connection ends. A success may well be
-        // an origin that answers while it reads.
-        wanted && (self.request_sent.get() || status < 300 || is_small(&self.order.framing, &self.body.borrow()))
+        // an origin that answers while it reads. A client that waits for 100 may or may not send its body after another
+        // answer (RFC 9110 section 10.1.1), so that its next bytes could be either: that connection ends.
+        let may_withhold = self.order.expects_continue && self.body.borrow().passed_bytes() == 0;
+        wanted && !may_withhold && (status < 300 || is_small(&self.order.framing, &self.body.borrow()))
     }
 
     /// Reads ahead, as far as it is little, and notices a client that goes away. Never ready otherwise.

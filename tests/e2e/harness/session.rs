@@ -234,6 +234,25 @@ impl Session {
         }
     }
 
+    /// How the server has ended the connection, if it has; without waiting. What it sent otherwise is kept.
+    pub fn ended(&mut self) -> Option<End> {
+        self.socket.set_nonblocking(true).expect("an option");
+        let end = loop {
+            match self.fill() {
+                Ok(0) => break Some(End::CloseNotify),
+                Ok(_) => {}
+                // Nothing more is here. Its goodbye may be, before the end of the TCP connection.
+                Err(End::TimedOut) => {
+                    let closed = self.connection.process_new_packets().is_ok_and(|state| state.peer_has_closed());
+                    break closed.then_some(End::CloseNotify);
+                }
+                Err(end) => break Some(end),
+            }
+        };
+        self.socket.set_nonblocking(false).expect("an option");
+        end
+    }
+
     /// Says that nothing more will be sent (close_notify), and goes on reading.
     pub fn finish_sending(&mut self) -> Result<(), End> {
         self.connection.send_close_notify();
