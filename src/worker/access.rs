@@ -75,38 +75,39 @@ pub fn log_connection(core: &Core, session: &Session, accepted: Instant, seen: S
     });
 }
 
-/// What there is to say of a request, once it has ended.
-pub struct Told {
+/// The line of a request, or of the WebSocket it became. Written when this is dropped: at the request's end, or when the
+/// connection is ended from outside in the middle of it.
+pub struct Line<'a> {
+    pub core: &'a Core,
+    pub session: &'a Session,
+    pub connection: Arc<Connection>,
+    pub began: Instant,
     pub request: access::Request,
     pub facts: Facts,
     /// The request was on its way to its origin.
     pub asked_origin: bool,
+    /// How it ended, unless in order.
+    pub end: Option<TunnelEnd>,
 }
 
-/// The line of a request, or of the WebSocket it became.
-pub fn log_request(
-    core: &Core,
-    session: &Session,
-    connection: Arc<Connection>,
-    told: Told,
-    began: Instant,
-    end: Option<TunnelEnd>,
-) {
-    let Told { request, facts, asked_origin } = told;
-    let origin = asked_origin.then(|| Origin {
-        name: session.tenant.borrow().record.origin.name.as_str().into(),
-        address: facts.address,
-        connect: facts.connect,
-        response: facts.response,
-    });
-    core.access.log(Entry {
-        connection,
-        protocol: "http/1.1",
-        request: Some(request),
-        bytes_in: facts.in_bytes,
-        bytes_out: facts.out_bytes,
-        duration: Instant::now().saturating_duration_since(began),
-        origin,
-        end: end.map(TunnelEnd::label),
-    });
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        let origin = self.asked_origin.then(|| Origin {
+            name: self.session.tenant.borrow().record.origin.name.as_str().into(),
+            address: self.facts.address,
+            connect: self.facts.connect,
+            response: self.facts.response,
+        });
+        let nothing = access::Request::new(b"", b"", b"", b"");
+        self.core.access.log(Entry {
+            connection: Arc::clone(&self.connection),
+            protocol: "http/1.1",
+            request: Some(std::mem::replace(&mut self.request, nothing)),
+            bytes_in: self.facts.in_bytes,
+            bytes_out: self.facts.out_bytes,
+            duration: Instant::now().saturating_duration_since(self.began),
+            origin,
+            end: self.end.or(self.session.end.get()).map(TunnelEnd::label),
+        });
+    }
 }

@@ -1,5 +1,6 @@
 //! The requests of one client connection, one after the other: each is judged by itself, and answered in its turn.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -21,7 +22,7 @@ use crate::telemetry::counters::{Counter, StatusClass, Timeout, TunnelEnd};
 use crate::telemetry::log::{Refused, access};
 use crate::tls::{Outgoing, Tenant, identity};
 
-use super::access::Told;
+use super::access::Line;
 use super::core::Core;
 use super::session::say_goodbye;
 use super::sessions::{self, Requested, Session};
@@ -61,6 +62,7 @@ pub async fn serve(
         head_since: None,
         searched: 0,
         logged: None,
+        answered_bytes: Cell::new(0),
     };
     let end = loop {
         match poll_fn(|cx| connection.poll_step(cx)).await {
@@ -74,8 +76,8 @@ pub async fn serve(
                 Next::Again => connection.begin_again(),
                 Next::End(end) => break end,
                 Next::Tunnel(switched) => {
-                    let Connection { client, logged, .. } = connection;
-                    return Box::pin(tunnel(core, session, client, switched, logged)).await;
+                    let Connection { client, .. } = connection;
+                    return Box::pin(tunnel(core, session, client, switched)).await;
                 }
             },
             Step::Answer(denied) => match Box::pin(connection.refuse(*denied)).await {
@@ -90,12 +92,11 @@ pub async fn serve(
 }
 
 /// A connection to an origin that has become a WebSocket's.
-struct Switched {
+struct Switched<'a> {
     lease: Lease,
     /// What the origin has sent on it already.
     leftover: Vec<u8>,
-    began: Instant,
-    told: Option<Told>,
+    line: Option<Line<'a>>,
 }
 
 /// Joins a WebSocket's two sides.
@@ -103,10 +104,9 @@ async fn tunnel(
     core: &Core,
     session: &Session,
     client: Client<'_>,
-    switched: Box<Switched>,
-    logged: Option<Arc<access::Connection>>,
+    switched: Box<Switched<'_>>,
 ) -> (TunnelEnd, Outgoing) {
-    let Switched { lease, leftover, began, told } = *switched;
+    let Switched { lease, leftover, mut line } = *switched;
     if client.write(&leftover).is_err() {
         return (TunnelEnd::ProtocolError, Outgoing::default());
     }
@@ -125,9 +125,9 @@ async fn tunnel(
         idle: core.config.tunnel_timeout,
     };
     let (end, last) = tunnel.run(early, out).await;
-    if let (Some(connection), Some(mut told)) = (logged, told) {
-        (told.facts.in_bytes, told.facts.out_bytes) = (traffic.in_bytes.get(), traffic.out_bytes.get());
-        super::access::log_request(core, session, connection, told, began, Some(end));
+    if let Some(line) = &mut line {
+        (line.facts.in_bytes, line.facts.out_bytes) = (traffic.in_bytes.get(), traffic.out_bytes.get());
+        line.end = Some(end);
     }
     (end, last)
 }
@@ -154,10 +154,10 @@ struct Denied {
 }
 
 /// What becomes of the connection.
-enum Next {
+enum Next<'a> {
     Again,
     End(TunnelEnd),
-    Tunnel(Box<Switched>),
+    Tunnel(Box<Switched<'a>>),
 }
 
 struct Connection<'a> {
@@ -175,9 +175,11 @@ struct Connection<'a> {
     searched: usize,
     /// What all access log lines of this connection say, once there was one.
     logged: Option<Arc<access::Connection>>,
+    /// Bytes of the body of our own answer to the request that is under way.
+    answered_bytes: Cell<u64>,
 }
 
-impl Connection<'_> {
+impl<'a> Connection<'a> {
     fn begin_again(&mut self) {
         self.idle_since = ring::now();
         self.head_since = None;
@@ -274,10 +276,11 @@ impl Connection<'_> {
     }
 
     /// Forwards a request and passes its response on.
-    async fn forward(&mut self, order: Box<(Order, Option<access::Request>)>) -> Next {
-        let (order, line) = *order;
+    async fn forward(&mut self, order: Box<(Order, Option<access::Request>)>) -> Next<'a> {
+        let (order, request) = *order;
         let core = self.core;
         let began = self.head_since.unwrap_or_else(ring::now);
+        let mut line = request.map(|request| self.line(request, began, true));
         let written = self.client.written_bytes();
         let http = &core.config.http;
         let setting = Setting {
@@ -305,9 +308,9 @@ impl Connection<'_> {
                 Late::Reader => Timeout::SlowReader,
             }));
         }
-        let mut told = line.map(|request| Told { request, facts: ended.facts, asked_origin: true });
-        if let Some(told) = &mut told {
-            told.request.retried = ended.facts.retried;
+        if let Some(line) = &mut line {
+            line.facts = ended.facts;
+            line.request.retried = ended.facts.retried;
         }
         let (status, next) = match ended.end {
             End::Whole { keep, rest } => {
@@ -319,19 +322,18 @@ impl Connection<'_> {
             }
             End::Switched(lease, leftover) => {
                 self.count(ended.status, began);
-                if let Some(told) = &mut told {
-                    told.request.status = ended.status;
-                    self.logged_connection();
+                if let Some(line) = &mut line {
+                    line.request.status = ended.status;
                 }
-                return Next::Tunnel(Box::new(Switched { lease, leftover, began, told }));
+                return Next::Tunnel(Box::new(Switched { lease, leftover, line }));
             }
             End::Unanswered(error) => {
                 if matches!(error, ProxyError::ConnectionRefused | ProxyError::ConnectionTimeout | ProxyError::DnsError)
                 {
                     core.log_unreachable(&tenant.record.origin.name, self.session.server_name.as_deref());
                 }
-                if let Some(told) = &mut told {
-                    told.request.proxy_error = Some(error.label());
+                if let Some(line) = &mut line {
+                    line.request.proxy_error = Some(error.label());
                 }
                 let next = self.answer(error.status(), Some(error), false, head_only).await;
                 (error.status(), next)
@@ -344,26 +346,32 @@ impl Connection<'_> {
             End::SlowReader => (ended.status, Next::End(TunnelEnd::TimedOut)),
             End::Gone(gone) => (ended.status, Next::End(end_of(gone))),
         };
-        self.record(status, began, told);
+        self.record(status, began, line, &next);
         next
     }
 
     /// Counts a request that has ended, and writes its line.
-    fn record(&mut self, status: u16, began: Instant, told: Option<Told>) {
+    fn record(&mut self, status: u16, began: Instant, line: Option<Line<'_>>, next: &Next<'_>) {
         self.count(status, began);
-        if let Some(mut told) = told {
-            told.request.status = status;
-            let connection = self.logged_connection();
-            super::access::log_request(self.core, self.session, connection, told, began, None);
+        let answered_bytes = self.answered_bytes.take();
+        if let Some(mut line) = line {
+            line.request.status = status;
+            line.facts.out_bytes += answered_bytes;
+            // Whoever reads the line must not take what was cut off for whole.
+            line.end = match next {
+                Next::End(TunnelEnd::Answered | TunnelEnd::Clean) | Next::Again | Next::Tunnel(_) => None,
+                Next::End(end) => Some(*end),
+            };
         }
     }
 
-    /// What all lines of this connection say.
-    fn logged_connection(&mut self) -> Arc<access::Connection> {
+    /// The line of a request that is under way.
+    fn line(&mut self, request: access::Request, began: Instant, asked_origin: bool) -> Line<'a> {
         let (core, session, socket) = (self.core, self.session, self.client.socket);
         let connection =
             self.logged.get_or_insert_with(|| super::access::connection(core, socket.peer_address(), session));
-        Arc::clone(connection)
+        let connection = Arc::clone(connection);
+        Line { core, session, connection, began, request, facts: Facts::default(), asked_origin, end: None }
     }
 
     fn count(&self, status: u16, began: Instant) {
@@ -385,7 +393,7 @@ impl Connection<'_> {
     }
 
     /// Answers a request that is not forwarded.
-    async fn refuse(&mut self, denied: Denied) -> Next {
+    async fn refuse(&mut self, denied: Denied) -> Next<'a> {
         let Denied { status, reason, detail, head_only, rest, line } = denied;
         let began = self.head_since.unwrap_or_else(ring::now);
         self.count_refused(reason);
@@ -403,11 +411,11 @@ impl Connection<'_> {
         {
             next = Next::End(TunnelEnd::Answered);
         }
-        let told = self.core.access.enabled().then(|| {
+        let line = self.core.access.enabled().then(|| {
             let request = line.unwrap_or_else(|| access::Request::new(b"", b"", b"", b""));
-            Told { request, facts: Facts::default(), asked_origin: false }
+            self.line(request, began, false)
         });
-        self.record(status, began, told);
+        self.record(status, began, line, &next);
         next
     }
 
@@ -416,10 +424,12 @@ impl Connection<'_> {
     }
 
     /// Sends an answer of ours.
-    async fn answer(&self, status: u16, error: Option<ProxyError>, keep_alive: bool, head_only: bool) -> Next {
+    async fn answer(&self, status: u16, error: Option<ProxyError>, keep_alive: bool, head_only: bool) -> Next<'a> {
         let mut plain = self.core.buffers.plain();
         let keeps = answer::answer(status, error, keep_alive, head_only, &mut plain);
         let written = self.client.write(&plain);
+        let head = memchr::memmem::find(&plain, b"\r\n\r\n").map_or(plain.len(), |at| at + 4);
+        self.answered_bytes.set((plain.len() - head) as u64);
         self.core.buffers.keep_plain(plain);
         if let Err(gone) = written {
             return Next::End(end_of(gone));

@@ -65,9 +65,44 @@ fn t250_each_request_leaves_its_line() {
     assert!(line("/a\"b").get("origin_connect_us").is_some() && line("/p").get("origin_connect_us").is_none());
     let misdirected = line("/other");
     assert_eq!((&misdirected["status"], &misdirected["authority"]), (&421.into(), &GLOBEX.into()));
-    assert!(misdirected.get("origin").is_none(), "{misdirected}");
+    assert!(misdirected.get("origin").is_none() && misdirected["bytes_out"].as_u64() > Some(0), "{misdirected}");
     let malformed = lines.iter().find(|line| line["status"] == 400).expect("a line of the malformed request");
     assert_eq!(malformed["hostname"], ACME);
     let unreachable = line("/x");
     assert_eq!((&unreachable["status"], &unreachable["proxy_error"]), (&502.into(), &"connection_refused".into()));
+}
+
+/// 251: what is cut off leaves a line that says so: by a reload that withdraws trust, and by the origin.
+#[test]
+fn t251_what_is_cut_off_is_told() {
+    let world = World::new();
+    let origin = HttpOrigin::start(|head, talk| {
+        talk.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")?;
+        if head.target() == "/waits" {
+            talk.wait_for_release();
+        }
+        talk.finish();
+        Ok(())
+    });
+    let host = world.http_host(ACME, &origin).request(&[&world.acme]);
+    let edge = Edge::start(world.settings().host(host).log("access = \"access.log\""));
+    let open = || Http::new(world.acme_client("ops-ann").open(edge.address(), ACME).expect("a connection"));
+    let ask = |http: &mut Http, path: &str| {
+        http.send(&format!("GET {path} HTTP/1.1\r\nHost: {ACME}\r\n\r\n")).expect("sent");
+    };
+    let mut cut = open();
+    ask(&mut cut, "/dies");
+    let file = edge.file().with_file_name("access.log");
+    let line = expect_lines(&file, 1).pop().expect("a line");
+    assert_eq!(
+        (&line["path"], &line["status"], &line["end"]),
+        (&"/dies".into(), &200.into(), &"origin_aborted".into())
+    );
+    let mut waiting = open();
+    ask(&mut waiting, "/waits");
+    wait::until("the request is under way", SOON, || origin.heads().len() == 2);
+    edge.reconfigure(|settings| settings.named(ACME).set_auth(crate::harness::Auth::Require, &[&world.globex]));
+    let line = expect_lines(&file, 2).pop().expect("a line");
+    assert_eq!((&line["path"], &line["end"]), (&"/waits".into(), &"trust_changed".into()), "{line}");
+    origin.release();
 }
