@@ -17,7 +17,7 @@
 //!
 //! | selector | `*` stands for | compared |
 //! |---|---|---|
-//! | `path` | any run of characters, `/` included | exactly, in the one form of [`path`](super::path), without query |
+//! | `path` | any run of characters, `/` included | exactly, in the one form of [`super::path`], without query |
 //! | `method` | (not allowed) | without regard to case, see [`RuleSpec::method`] |
 //! | `source` | (not allowed) | address in network; IPv4-mapped IPv6 counts as IPv4 |
 //! | `common_name`, `organization`, `organizational_unit`, `issuer_common_name` | any run of characters | exactly |

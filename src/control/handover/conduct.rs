@@ -48,7 +48,7 @@ pub struct Handover {
 }
 
 impl Handover {
-    /// A process that serves; what its predecessor says comes in as [`Internal::Predecessor`].
+    /// A process that serves; what its predecessor says comes in as `Internal::Predecessor`.
     pub fn new(
         program: Option<Program>,
         sockets: Sockets,
