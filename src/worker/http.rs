@@ -328,8 +328,10 @@ impl<'a> Connection<'a> {
                 return Next::Tunnel(Box::new(Switched { lease, leftover, line }));
             }
             End::Unanswered(error) => {
-                if matches!(error, ProxyError::ConnectionRefused | ProxyError::ConnectionTimeout | ProxyError::DnsError)
-                {
+                if matches!(
+                    error,
+                    ProxyError::ConnectionRefused | ProxyError::ConnectionTimeout | ProxyError::DestinationUnavailable
+                ) {
                     core.log_unreachable(&tenant.record.origin.name, self.session.server_name.as_deref());
                 }
                 if let Some(line) = &mut line {

@@ -339,3 +339,14 @@ fn t236_an_answer_instead_of_100_ends_the_connection() {
     assert_eq!((answer.status(), answer.head.get("connection")), (403, Some("close")));
     assert_eq!(http.end(), End::CloseNotify);
 }
+
+/// 237: an origin whose name has no address is unavailable.
+#[test]
+fn t237_an_origin_without_an_address_is_unavailable() {
+    let world = World::new();
+    let host = world.host_at(ACME, &["http://nowhere.invalid:80"]).http();
+    let edge = Edge::start(world.settings().host(host));
+    let answer = connect(&world, &edge).get(ACME, "/");
+    assert_eq!(answer.status(), 503);
+    assert!(answer.head.get("proxy-status").is_some_and(|told| told.contains("destination_unavailable")));
+}

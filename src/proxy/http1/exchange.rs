@@ -212,7 +212,8 @@ async fn connect(setting: &Setting<'_>, tenant: &Tenant) -> Result<(Lease, Durat
     let connected = setting.origins.connect(&tenant.record.origin, setting.shard).await;
     let lease = connected.map_err(|unreachable| match unreachable.last {
         OriginConnect::TimedOut => ProxyError::ConnectionTimeout,
-        OriginConnect::Unresolved => ProxyError::DnsError,
+        // Names are resolved in the background: what has no address now is considered unavailable (RFC 9209 section 2.3.3).
+        OriginConnect::Unresolved => ProxyError::DestinationUnavailable,
         _ => ProxyError::ConnectionRefused,
     })?;
     let took = Instant::now().saturating_duration_since(began);
