@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use crate::policy::Verdict;
 use crate::proxy::http1::exchange::Facts;
 use crate::proxy::tunnel::Traffic;
-use crate::ring::Socket;
 use crate::telemetry::counters::TunnelEnd;
 use crate::telemetry::log::access::{self, Connection, Entry, Origin};
 
@@ -19,24 +18,14 @@ use super::sessions::Session;
 #[derive(Default)]
 pub struct Seen {
     pub traffic: Traffic,
-    /// The client's address, asked for while it was there: a socket that was reset does not know any more.
-    pub client: Option<SocketAddr>,
     /// How long connecting to the origin took; `None` if it was not reached.
     pub connect: Cell<Option<Duration>>,
     /// Which of the origin's addresses it was.
     pub address: Cell<Option<SocketAddr>>,
 }
 
-impl Seen {
-    /// At the beginning of a connection.
-    pub fn new(core: &Core, socket: &Socket) -> Self {
-        let client = if core.access.enabled() { socket.peer_address() } else { None };
-        Self { client, ..Self::default() }
-    }
-}
-
 /// What all lines of a connection say. Made once for each connection, and only if the log is on.
-pub fn connection(core: &Core, client: Option<SocketAddr>, session: &Session) -> Arc<Connection> {
+pub fn connection(core: &Core, session: &Session) -> Arc<Connection> {
     let tls = session.tls.borrow();
     let (tls_version, cipher) = tls.names();
     let verified = session.standing.verdict == Verdict::Success;
@@ -48,7 +37,7 @@ pub fn connection(core: &Core, client: Option<SocketAddr>, session: &Session) ->
         tls_version,
         cipher,
         resumed: session.resumed,
-        client,
+        client: session.remote.client,
         verdict: session.standing.verdict,
         leaf: leaf.map(|leaf| leaf.as_ref().into()),
         text: OnceLock::new(),
@@ -64,7 +53,7 @@ pub fn log_connection(core: &Core, session: &Session, accepted: Instant, seen: S
         response: None,
     };
     core.access.log(Entry {
-        connection: connection(core, seen.client, session),
+        connection: connection(core, session),
         protocol: "tcp",
         request: None,
         bytes_in: seen.traffic.in_bytes.get(),

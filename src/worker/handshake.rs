@@ -23,6 +23,7 @@ use super::admission::Slot;
 use super::cache::Lookup;
 use super::core::{Core, Shaking, now_unix_s};
 use super::hellos::{READER_BYTES, Waiting};
+use super::remote::Remote;
 use super::sessions::{self, Session};
 
 /// Why no session came of a connection.
@@ -46,8 +47,8 @@ pub struct Denied {
 }
 
 /// What is known of a handshake while it runs, for whoever must tell how it ended.
-#[derive(Default)]
 pub struct Progress {
+    pub remote: RefCell<Remote>,
     /// The name the client asked for, once known.
     pub server_name: RefCell<Option<Box<str>>>,
 }
@@ -59,6 +60,13 @@ pub struct Started {
     pub early: Vec<u8>,
     /// Records that wait to be sent: the ticket.
     pub out: Outgoing,
+}
+
+impl Progress {
+    /// Of a connection that has just been accepted.
+    pub fn new(remote: Remote) -> Self {
+        Self { remote: RefCell::new(remote), server_name: RefCell::default() }
+    }
 }
 
 impl Failed {
@@ -109,12 +117,12 @@ pub async fn run(core: &Core, socket: &Socket, progress: &Progress) -> Result<St
     let Admitted { hello, bytes, published, tenant, slot, leave } = admitted(core, socket, progress).await?;
     let shaking = Shaking::new(core);
     // Kept with the session: rules that are published later may look at it.
-    let source = socket.peer_address().map(|peer| peer.ip());
+    let remote = progress.remote.borrow().clone();
     let mut trust = Box::new(Trust::new(
         tenant,
         Arc::clone(&published.ticket_keys),
         core.config.ticket_lifetime.as_secs(),
-        source,
+        remote.source(),
         now_unix_s(),
     ));
     trust.verdicts = Some(Rc::clone(&core.verdicts));
@@ -122,7 +130,7 @@ pub async fn run(core: &Core, socket: &Socket, progress: &Progress) -> Result<St
     let mut early = Vec::new();
     let out = exchange(core, socket, &mut tls, bytes, leave, &mut early).await?;
     drop((shaking, slot));
-    establish(core, published.snapshot.generation, hello, source, tls, early, out)
+    establish(core, published.snapshot.generation, hello, remote, tls, early, out)
 }
 
 /// Reads the hello and waits for a slot, unless the memory of those who do becomes too much.
@@ -312,7 +320,7 @@ fn establish(
     core: &Core,
     generation: u64,
     hello: Hello,
-    source: Option<std::net::IpAddr>,
+    remote: Remote,
     mut tls: Connection,
     early: Vec<u8>,
     out: Outgoing,
@@ -339,7 +347,7 @@ fn establish(
         tenant: RefCell::new(Rc::clone(&tenant)),
         standing: established.standing,
         resumed,
-        source,
+        remote,
         tls: RefCell::new(tls),
         end: Signal::default(),
         draining: Signal::default(),

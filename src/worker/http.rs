@@ -369,9 +369,8 @@ impl<'a> Connection<'a> {
 
     /// The line of a request that is under way.
     fn line(&mut self, request: access::Request, began: Instant, asked_origin: bool) -> Line<'a> {
-        let (core, session, socket) = (self.core, self.session, self.client.socket);
-        let connection =
-            self.logged.get_or_insert_with(|| super::access::connection(core, socket.peer_address(), session));
+        let (core, session) = (self.core, self.session);
+        let connection = self.logged.get_or_insert_with(|| super::access::connection(core, session));
         let connection = Arc::clone(connection);
         Line { core, session, connection, began, request, facts: Facts::default(), asked_origin, end: None }
     }
@@ -399,10 +398,10 @@ impl<'a> Connection<'a> {
         let Denied { status, reason, detail, head_only, rest, line } = denied;
         let began = self.head_since.unwrap_or_else(ring::now);
         self.count_refused(reason);
-        let (session, client) = (self.session, &self.client);
+        let session = self.session;
         self.core.log_refused(|| Refused {
             hostname: session.server_name.as_deref().map(str::to_owned),
-            peer: client.socket.peer_address(),
+            peer: session.remote.client,
             detail: Some(detail.to_owned()),
             ..Refused::new(reason)
         });
@@ -642,7 +641,8 @@ fn is_own(session: &Session, snapshot: &Snapshot, written: &str) -> bool {
 
 /// What the origin is told about this client.
 fn session_fields(core: &Core, session: &Session, client: &Client<'_>, tenant: &Tenant) -> SessionFields {
-    let source = session.source.unwrap_or(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)).to_canonical();
+    let source =
+        session.remote.source().unwrap_or(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)).to_canonical();
     let verdict = session.standing.verdict;
     let tls = client.tls.borrow();
     // Read for this once and not kept: what comes of it is, and that is smaller.

@@ -13,6 +13,7 @@ mod handshake;
 mod hellos;
 mod http;
 mod redirect;
+mod remote;
 mod request_ids;
 mod session;
 mod sessions;

@@ -1,6 +1,5 @@
 //! The life of one client connection on a worker, from accept to its last byte.
 
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -20,6 +19,7 @@ use super::access::{self, Seen};
 use super::core::{Core, Counted, now_unix_s};
 use super::handshake::{self, Denied, Failed, Progress, Started};
 use super::http;
+use super::remote::Remote;
 use super::sessions::{Session, Sessions};
 
 /// How long a client may take to read its last alert and say goodbye (DECISIONS 9). Without this wait the close would be a
@@ -32,7 +32,7 @@ const LINGER_BYTES: usize = 64 * 1024;
 /// Serves an accepted connection to its end.
 pub async fn serve(core: Rc<Core>, counted: Counted, fd: OwnedFd) {
     let socket = Socket::from(fd);
-    let progress = Progress::default();
+    let progress = Progress::new(Remote::of(&socket));
     let accepted = ring::now();
     // Here and below, what a connection does once is boxed and dropped when it is done: an idle one does not carry the
     // memory of its handshake, its connect or its end.
@@ -72,7 +72,7 @@ async fn refuse(core: &Core, socket: &Socket, progress: &Progress, denied: Denie
     }
     core.log_refused(|| Refused {
         hostname: progress.server_name.borrow().as_deref().map(str::to_owned),
-        peer: socket.peer_address(),
+        peer: progress.remote.borrow().client,
         alert: told,
         identity: identity::parse(&leaf).ok().map(Box::new),
         detail,
@@ -134,7 +134,7 @@ pub async fn say_goodbye(core: &Core, socket: &Socket, bytes: Vec<u8>, filled: u
 async fn forward(core: &Rc<Core>, socket: Socket, started: Started, accepted: Instant) {
     let Started { session, early, out } = started;
     let registered = Sessions::register(core, Rc::clone(&session));
-    let seen = Seen::new(core, &socket);
+    let seen = Seen::default();
     let mode = session.tenant.borrow().record.mode;
     let (end, mut last) = {
         // Boxed, so that each mode takes its own memory only.
@@ -162,7 +162,7 @@ async fn forward(core: &Rc<Core>, socket: Socket, started: Started, accepted: In
     match end {
         TunnelEnd::TimedOut => core.shard.count(Counter::Timeout(Timeout::Tunnel)),
         TunnelEnd::TrustChanged | TunnelEnd::CertificateEnded => {
-            log_trust_changed(core, &socket, &session, end);
+            log_trust_changed(core, &session, end);
             socket.reset_on_close();
         }
         TunnelEnd::ProtocolError => {
@@ -234,7 +234,7 @@ async fn connect_and_tunnel(
 /// What the origin is told about the client, in front of its bytes.
 fn proxy_header(socket: &Socket, session: &Session) -> Vec<u8> {
     let tls = session.tls.borrow();
-    let endpoints = match (socket.peer_address(), socket.local_address()) {
+    let endpoints = match (session.remote.client, socket.local_address()) {
         (Some(source), Some(destination)) => Some(Endpoints { source, destination }),
         _ => None,
     };
@@ -273,15 +273,14 @@ fn client_certificate(session: &Session) -> ClientCertificate {
 }
 
 /// A connection that trust was withdrawn from leaves the same kind of line as a refused one.
-fn log_trust_changed(core: &Core, socket: &Socket, session: &Session, end: TunnelEnd) {
+fn log_trust_changed(core: &Core, session: &Session, end: TunnelEnd) {
     core.shard.count(Counter::ClientRefused(Refusal::TrustChanged));
     core.log_refused(|| {
         let tls = session.tls.borrow();
         let leaf = tls.peer_certificates().and_then(|chain| chain.first());
-        let peer: Option<SocketAddr> = socket.peer_address();
         Refused {
             hostname: session.server_name.as_deref().map(str::to_owned),
-            peer,
+            peer: session.remote.client,
             identity: leaf.and_then(|leaf| identity::parse(leaf).ok()).map(Box::new),
             detail: match end {
                 TunnelEnd::CertificateEnded => Some("the client's certificate has expired".to_owned()),

@@ -1,7 +1,6 @@
 //! The established connections of a worker, and their judgement when trust changes (I6).
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,6 +16,7 @@ use crate::tls::{Connection, Tenant, identity};
 
 use super::cache::Lookup;
 use super::core::{Core, now_unix_s};
+use super::remote::Remote;
 
 /// One established connection: what it rests on, and how to end it.
 pub struct Session {
@@ -26,8 +26,7 @@ pub struct Session {
     pub standing: Standing,
     /// The handshake resumed an earlier session.
     pub resumed: bool,
-    /// The client's address, when rules have looked at it.
-    pub source: Option<IpAddr>,
+    pub remote: Remote,
     pub tls: RefCell<Connection>,
     /// Set to end the connection from outside.
     pub end: Signal<TunnelEnd>,
@@ -242,7 +241,7 @@ pub fn judge_request(tenant: &Tenant, session: &Session, request: Option<(&str, 
     let facts = Facts {
         verdict: if asked { session.standing.verdict } else { Verdict::None },
         identity,
-        source: session.source,
+        source: session.remote.source(),
         method: request.map(|(method, _)| method),
         path: request.map(|(_, path)| path),
     };
