@@ -96,7 +96,7 @@ fn bodies(c: &mut Criterion) {
         let piece = chunk.repeat(PIECE_BYTES / chunk.len());
         group.throughput(Throughput::Bytes(piece.len() as u64));
         group.bench_function(format!("chunks_of_{chunk_bytes}"), |b| {
-            let mut body = Body::request(Framing::Chunked, None);
+            let mut body = Body::request(Framing::Chunked, None, false);
             b.iter(|| body.pass(black_box(&piece), &mut |bytes| _ = black_box(bytes.len())));
         });
     }

@@ -12,7 +12,7 @@ use crate::policy::{Refusal, Verdict};
 use crate::proxy::headers::{SessionFacts, SessionFields};
 use crate::proxy::http1::client::{Client, Gone};
 use crate::proxy::http1::exchange::{self, End, Facts, Late, Limits, Order, Setting, is_small};
-use crate::proxy::http1::reply::Asked;
+use crate::proxy::http1::reply::{Asked, Dialect};
 use crate::proxy::http1::{Added, Body, Framing, Parsed, ProxyError, Rejected, Request, answer, authority};
 use crate::proxy::origin::Lease;
 use crate::proxy::tunnel::{Traffic, Tunnel};
@@ -298,6 +298,7 @@ impl<'a> Connection<'a> {
         };
         let tenant = Rc::clone(&self.session.tenant.borrow());
         let (head_only, framing) = (order.asked.head, order.framing);
+        self.client.set_http_1_0(order.asked.dialect == Dialect::Http1_0);
         let ended = exchange::run(&setting, &self.client, &tenant, order, &mut self.sleep).await;
         core.shard.add(Counter::BytesOut, self.client.written_bytes() - written);
         if let Some(late) = ended.late {
@@ -518,7 +519,7 @@ fn judge(
         Err(Unfit::End(end)) => Step::End(end),
         Err(Unfit::Rejected(rejected)) => {
             // The head was understood, and so the connection can go on behind the request.
-            let body = Body::request(request.framing, None);
+            let body = Body::request(request.framing, None, false);
             // RFC 9110 section 10.1.1: a client that waits for 100 may or may not send its body after this answer.
             let goes_on = request.keep_alive && (!request.expects_continue || body.is_done());
             Step::Answer(Box::new(Denied {
@@ -616,7 +617,7 @@ fn judge_request(
         asked: Asked {
             head: request.is_head(),
             websocket: request.websocket && request.framing == Framing::None,
-            is_http_1_0: request.is_http_1_0,
+            dialect: if request.is_http_1_0 { Dialect::Http1_0 } else { Dialect::Http1_1 },
         },
         keep_alive: request.keep_alive,
         expects_continue: request.expects_continue,

@@ -36,19 +36,20 @@ enum State {
 }
 
 impl Body {
-    /// The body of a request, of at most `max` bytes.
-    pub fn request(framing: Framing, max: Option<u64>) -> Self {
+    /// The body of a request, of at most `max` bytes; `decode_chunks` for an origin whose protocol frames bodies itself: it
+    /// gets the content, and [`Body::trailers`] apart.
+    pub fn request(framing: Framing, max: Option<u64>, decode_chunks: bool) -> Self {
         let state = match framing {
             framing if framing.exceeds(max) => State::Bad(BadBody::TooLarge),
             Framing::None => State::Length(0),
             Framing::Length(length) => State::Length(length),
-            Framing::Chunked => State::Chunked(Chunks::of_request(max)),
+            Framing::Chunked => State::Chunked(Chunks::of_request(max, decode_chunks)),
         };
         Self { state, passed_bytes: 0 }
     }
 
-    /// The body of a response; `decode_chunks` for a client that does not know chunked coding: it gets the content alone,
-    /// and the end of the connection as its end.
+    /// The body of a response; `decode_chunks` for a client that does not know chunked coding: it gets the content, and
+    /// [`Body::trailers`] apart if it knows them.
     pub fn response(framing: ResponseFraming, decode_chunks: bool) -> Self {
         let state = match framing {
             ResponseFraming::None => State::Length(0),
@@ -123,6 +124,14 @@ impl Body {
             }
         }
         Ok(())
+    }
+
+    /// The trailer fields of a decoded body that has ended, as lines with an empty one behind. Empty if there are none.
+    pub fn trailers(&self) -> &[u8] {
+        match &self.state {
+            State::Chunked(chunks) => chunks.trailers(),
+            _ => &[],
+        }
     }
 
     /// How many bytes of content have passed, without chunk headers and trailers.

@@ -61,29 +61,35 @@ pub(super) struct Chunks {
     extension_bytes: u64,
     content_bytes: u64,
     content_bytes_max: u64,
+    /// As they come; once they are whole, in canonical form if they are to be had apart.
     trailers: Vec<u8>,
-    direction: Direction,
+    way: Way,
 }
 
 /// What is passed on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Direction {
-    ToOrigin,
-    ToClient,
-    /// To a client that does not know the coding: content alone.
-    Decoded,
+struct Way {
+    to_client: bool,
+    /// Content alone: the receiver does not know the coding, or frames it itself. Trailers can be had apart.
+    decoded: bool,
 }
 
 impl Chunks {
-    pub fn of_request(content_bytes_max: Option<u64>) -> Self {
-        Self::new(Direction::ToOrigin, content_bytes_max.unwrap_or(u64::MAX))
+    pub fn of_request(content_bytes_max: Option<u64>, decoded: bool) -> Self {
+        Self::new(Way { to_client: false, decoded }, content_bytes_max.unwrap_or(u64::MAX))
     }
 
-    pub fn of_response(decode: bool) -> Self {
-        Self::new(if decode { Direction::Decoded } else { Direction::ToClient }, u64::MAX)
+    pub fn of_response(decoded: bool) -> Self {
+        Self::new(Way { to_client: true, decoded }, u64::MAX)
     }
 
-    fn new(direction: Direction, content_bytes_max: u64) -> Self {
+    /// The trailer fields that may be passed on, as lines with an empty one behind; empty unless the body was decoded and
+    /// has ended.
+    pub fn trailers(&self) -> &[u8] {
+        if self.way.decoded && self.is_done() { &self.trailers } else { &[] }
+    }
+
+    fn new(way: Way, content_bytes_max: u64) -> Self {
         Self {
             place: Place::Size { digits: 0 },
             size: 0,
@@ -92,7 +98,7 @@ impl Chunks {
             content_bytes: 0,
             content_bytes_max,
             trailers: Vec::new(),
-            direction,
+            way,
         }
     }
 
@@ -111,7 +117,7 @@ impl Chunks {
                 emit(bytes);
             }
         };
-        let decode = self.direction == Direction::Decoded;
+        let decode = self.way.decoded;
         // `input[run..at]` has been read and is passed on as it stands, up to the line of a size that is not over yet.
         let mut run = 0;
         let mut at = 0;
@@ -181,8 +187,10 @@ impl Chunks {
                     at += self.read_trailers(&input[at..])?;
                     run = at;
                     if self.place == Place::Done {
-                        let trailers = canonical_trailers(&self.trailers, self.direction)?;
-                        if !decode {
+                        let trailers = canonical_trailers(&self.trailers, self.way)?;
+                        if decode {
+                            self.trailers = trailers;
+                        } else {
                             emit(&trailers);
                         }
                     }
@@ -280,7 +288,7 @@ impl Chunks {
 }
 
 /// The trailer fields that are passed on, and the empty line.
-fn canonical_trailers(trailers: &[u8], direction: Direction) -> Result<Vec<u8>, BadBody> {
+fn canonical_trailers(trailers: &[u8], way: Way) -> Result<Vec<u8>, BadBody> {
     let mut headers = [httparse::EMPTY_HEADER; TRAILER_FIELDS_MAX];
     let fields = match httparse::parse_headers(trailers, &mut headers) {
         Ok(httparse::Status::Complete((bytes, fields))) if bytes == trailers.len() => fields,
@@ -288,7 +296,7 @@ fn canonical_trailers(trailers: &[u8], direction: Direction) -> Result<Vec<u8>, 
         Ok(_) | Err(_) => return Err(BadBody::Malformed("the trailers are malformed")),
     };
     let mut out = Vec::with_capacity(trailers.len());
-    for field in fields.iter().filter(|field| may_trail(meaning(field.name.as_bytes()), direction)) {
+    for field in fields.iter().filter(|field| may_trail(meaning(field.name.as_bytes()), way)) {
         if UNFIT_TO_TRAIL.iter().any(|name| field.name.eq_ignore_ascii_case(name)) {
             continue;
         }
@@ -300,7 +308,7 @@ fn canonical_trailers(trailers: &[u8], direction: Direction) -> Result<Vec<u8>, 
 
 /// Whether a field may stand in trailers: not if it frames or routes a message (RFC 9110 section 6.5.1), is about this hop,
 /// or, on the way to an origin, says what only we say.
-fn may_trail(meaning: Meaning, direction: Direction) -> bool {
+fn may_trail(meaning: Meaning, way: Way) -> bool {
     use Meaning as M;
     match meaning {
         M::Ordinary => true,
@@ -320,7 +328,7 @@ fn may_trail(meaning: Meaning, direction: Direction) -> bool {
         | M::ForwardedProto
         | M::ForwardedHost
         | M::ForwardedOther
-        | M::RequestId => direction == Direction::ToClient,
+        | M::RequestId => way.to_client,
     }
 }
 

@@ -6,6 +6,9 @@
 use std::cell::{Cell, RefCell};
 use std::task::{Context, Poll};
 
+use super::downstream::{Downstream, Ending};
+use super::reply::Sink;
+use super::{ClientSide, Response};
 use crate::proxy::buffers::{Buffers, GATHER_BYTES};
 use crate::ring::{Receive, Socket};
 use crate::tls::{Connection, Outgoing};
@@ -13,6 +16,9 @@ use crate::tls::{Connection, Outgoing};
 /// How much plaintext is collected before it is encrypted: one record (RFC 8446 section 5.1), so that a head and a small
 /// body travel together. Larger pieces are encrypted from where they lie.
 const COLLECT_BYTES: usize = 16 * 1024;
+
+/// How many bytes of later requests are read while a response is under way. Beyond them the client waits.
+const PIPELINED_BYTES: usize = 16 * 1024;
 
 /// How a client went away.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,6 +42,106 @@ pub struct Client<'a> {
     finished: Cell<bool>,
     /// Plaintext bytes written so far.
     written_bytes: Cell<u64>,
+    /// The request under way is one of HTTP/1.0.
+    is_http_1_0: Cell<bool>,
+}
+
+/// A part of a response that is gathered: what was not encrypted yet.
+pub struct Gathered {
+    plain: Vec<u8>,
+    /// How many bytes of records waited at the beginning.
+    unsent_before: usize,
+    gone: Option<Gone>,
+}
+
+/// Takes a response into records.
+struct Records<'s, 'a> {
+    client: &'s Client<'a>,
+    gathered: &'s mut Gathered,
+}
+
+impl Sink for Records<'_, '_> {
+    fn head(&mut self, response: &Response<'_>, keep_alive: bool) -> bool {
+        let is_http_1_0 = self.client.is_http_1_0.get();
+        response.write(&ClientSide { keep_alive, is_http_1_0 }, self.gathered.memory(self.client))
+    }
+
+    fn piece(&mut self, piece: &[u8]) {
+        if let Err(gone) = self.client.collect(self.gathered.memory(self.client), piece) {
+            self.gathered.gone = Some(gone);
+        }
+    }
+}
+
+impl Gathered {
+    fn memory(&mut self, client: &Client<'_>) -> &mut Vec<u8> {
+        if self.plain.capacity() == 0 {
+            self.plain = client.buffers.plain();
+        }
+        &mut self.plain
+    }
+}
+
+impl Downstream for Client<'_> {
+    type Gathered = Gathered;
+
+    fn buffers(&self) -> &Buffers {
+        self.buffers
+    }
+
+    fn consume<R>(&self, consume: impl FnOnce(&[u8]) -> (usize, R)) -> R {
+        Client::consume(self, consume)
+    }
+
+    fn poll_pass(&self, cx: &mut Context<'_>, sink: impl FnMut(&[u8]) -> usize) -> Poll<Result<bool, Gone>> {
+        Client::poll_pass(self, cx, sink)
+    }
+
+    /// Reads ahead, as far as it is little: a client's end comes behind what it has sent.
+    fn poll_gone(&self, cx: &mut Context<'_>, body_read: bool) -> Poll<Gone> {
+        while body_read && !self.has_finished() && self.waiting() < PIPELINED_BYTES {
+            match self.poll_read(cx) {
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(gone)) => return Poll::Ready(gone),
+                Poll::Pending => break,
+            }
+        }
+        Poll::Pending
+    }
+
+    fn may_ask_more(&self) -> bool {
+        !self.has_finished() || self.waiting() > 0
+    }
+
+    fn gather(&self) -> Gathered {
+        Gathered { plain: Vec::new(), unsent_before: self.unsent(), gone: None }
+    }
+
+    fn sink<'s>(&'s self, gathered: &'s mut Gathered) -> impl Sink + 's {
+        Records { client: self, gathered }
+    }
+
+    fn gathered_bytes(&self, gathered: &Gathered) -> usize {
+        gathered.plain.len() + self.unsent() - gathered.unsent_before
+    }
+
+    fn write(&self, gathered: Gathered, ending: Ending) -> Result<(), Gone> {
+        let Gathered { plain, gone, .. } = gathered;
+        let written = Client::write(self, &plain);
+        self.buffers.keep_plain(plain);
+        if ending == Ending::WholeAndLast {
+            self.say_goodbye();
+        }
+        gone.map_or(written, Err)
+    }
+
+    fn unsent(&self) -> usize {
+        Client::unsent(self)
+    }
+
+    async fn flush(&self) -> Result<(), Gone> {
+        Client::flush(self).await
+    }
 }
 
 /// Plaintext that has come and was not consumed.
@@ -71,7 +177,13 @@ impl<'a> Client<'a> {
             sending: Cell::new(false),
             finished: Cell::new(false),
             written_bytes: Cell::new(0),
+            is_http_1_0: Cell::new(false),
         }
+    }
+
+    /// The next response is one to HTTP/1.0.
+    pub fn set_http_1_0(&self, is_http_1_0: bool) {
+        self.is_http_1_0.set(is_http_1_0);
     }
 
     /// Whether the client has said that nothing more comes.

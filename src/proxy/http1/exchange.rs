@@ -13,7 +13,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::client::{Client, Gone};
+use super::client::Gone;
+use super::downstream::{Downstream, Ending};
 use super::reply::{Asked, Reply};
 use super::{BadBody, Body, Framing, HeadLimits, ProxyError, Slots};
 use crate::proxy::buffers::GATHER_BYTES;
@@ -22,9 +23,6 @@ use crate::ring::{self, Receive, Sleep, Socket};
 use crate::telemetry::counters::{Counter, OriginConnect, Pool, Shard};
 use crate::telemetry::histograms::Histograms;
 use crate::tls::Tenant;
-
-/// How many bytes of later requests are read while a response is under way. Beyond them the client waits.
-const PIPELINED_BYTES: usize = 16 * 1024;
 
 /// The rest of a body that nobody wants any more is read up to here to keep the connection; a longer one ends it.
 pub const DISCARD_BYTES: u64 = 64 * 1024;
@@ -124,9 +122,9 @@ pub enum Late {
 }
 
 /// Sends a request and passes the response on.
-pub async fn run(
+pub async fn run<D: Downstream>(
     setting: &Setting<'_>,
-    client: &Client<'_>,
+    client: &D,
     tenant: &Rc<Tenant>,
     mut order: Order,
     sleep: &mut Sleep,
@@ -134,7 +132,7 @@ pub async fn run(
     let origin = &tenant.record.origin;
     let began = ring::now();
     let nobody_read = order.framing == Framing::None;
-    let mut body = Body::request(order.framing, setting.limits.body_bytes_max);
+    let mut body = Body::request(order.framing, setting.limits.body_bytes_max, false);
     let mut up = std::mem::take(&mut order.head);
     if let Err(bad) = first_piece(client, &mut body, &mut up) {
         return Ended { end: End::Refused(status_of(bad)), status: 0, late: None, facts: Facts::default() };
@@ -145,15 +143,16 @@ pub async fn run(
         setting.shard.count(Counter::Pool(if pooled.is_some() { Pool::Hit } else { Pool::Miss }));
         let lease = match pooled.take() {
             Some(lease) => lease,
-            None => match connect(setting, tenant).await {
-                Ok((lease, took)) => {
+            None => match watched(client, connect(setting, tenant)).await {
+                Ok(Ok((lease, took))) => {
                     facts.connect = Some(took);
                     lease
                 }
-                Err(error) => {
-                    client.buffers.keep_plain(up);
+                Ok(Err(error)) => {
+                    client.buffers().keep_plain(up);
                     return Ended { end: End::Unanswered(error), status: 0, late: None, facts };
                 }
+                Err(gone) => return Ended { end: End::Gone(gone), status: 0, late: None, facts },
             },
         };
         facts.address = lease.address().tcp();
@@ -189,15 +188,25 @@ pub async fn run(
             setting.histograms.borrow_mut().origin.record_us(took.as_micros() as u64);
             facts.response = Some(took);
         }
-        client.buffers.keep_plain(spare.into_inner());
+        client.buffers().keep_plain(spare.into_inner());
         let (reply, body) = (reply.into_inner(), left.into_inner());
         (facts.in_bytes, facts.out_bytes) = (body.passed_bytes(), reply.body_bytes);
         return Ended { facts, ..conclude(setting, tenant, lease, landed, reply, body, request_sent.get()) };
     }
 }
 
+/// Waits, unless the client goes away meanwhile.
+async fn watched<T>(client: &impl Downstream, wait: impl Future<Output = T>) -> Result<T, Gone> {
+    let mut wait = pin!(wait);
+    poll_fn(|cx| match client.poll_gone(cx, false) {
+        Poll::Ready(gone) => Poll::Ready(Err(gone)),
+        Poll::Pending => wait.as_mut().poll(cx).map(Ok),
+    })
+    .await
+}
+
 /// The part of the body that came with the head.
-fn first_piece(client: &Client<'_>, body: &mut Body, up: &mut Vec<u8>) -> Result<(), BadBody> {
+fn first_piece(client: &impl Downstream, body: &mut Body, up: &mut Vec<u8>) -> Result<(), BadBody> {
     if body.is_done() {
         return Ok(());
     }
@@ -300,9 +309,9 @@ fn conclude(
 }
 
 /// A request and its response between two connections.
-struct Flight<'a> {
+struct Flight<'a, D> {
     setting: &'a Setting<'a>,
-    client: &'a Client<'a>,
+    client: &'a D,
     origin: &'a Socket,
     order: &'a Order,
     response_timeout: Duration,
@@ -333,7 +342,7 @@ enum Up {
     Gone(Gone),
 }
 
-impl Flight<'_> {
+impl<D: Downstream> Flight<'_, D> {
     async fn fly(&self, up: Vec<u8>, sleep: &mut Sleep) -> Landed {
         let mut upward = pin!(self.upward(up));
         let mut downward = pin!(self.downward());
@@ -358,7 +367,7 @@ impl Flight<'_> {
             if !again && let Some(end) = landed.take() {
                 return Poll::Ready(end);
             }
-            if !up_open && let Poll::Ready(gone) = self.watch_client(cx) {
+            if let Poll::Ready(gone) = self.client.poll_gone(cx, !up_open) {
                 return Poll::Ready(Landed::Gone(gone));
             }
             let (due, late) = self.due();
@@ -379,7 +388,7 @@ impl Flight<'_> {
                 if self.retriable {
                     *self.spare.borrow_mut() = buffer;
                 } else {
-                    self.client.buffers.keep_plain(buffer);
+                    self.client.buffers().keep_plain(buffer);
                 }
                 up = Vec::new();
                 if result.is_err() {
@@ -414,7 +423,7 @@ impl Flight<'_> {
                     return 0;
                 }
                 if up.capacity() == 0 {
-                    *up = self.client.buffers.plain();
+                    *up = self.client.buffers().plain();
                 }
                 match body.pass(plain, &mut |piece| up.extend_from_slice(piece)) {
                     Ok(consumed) => consumed,
@@ -441,21 +450,20 @@ impl Flight<'_> {
     /// Origin to client.
     async fn downward(&self) -> Landed {
         loop {
-            let plain = RefCell::new(Vec::new());
-            let gathered = poll_fn(|cx| self.gather(cx, &plain)).await;
+            let gathered = RefCell::new(self.client.gather());
+            let end = poll_fn(|cx| self.gather(cx, &gathered)).await;
             self.moved.set(ring::now());
-            let plain = plain.into_inner();
-            let written = self.client.write(&plain);
-            self.client.buffers.keep_plain(plain);
-            let end = match gathered.and_then(|end| written.map(|()| end)) {
-                Ok(end) => end,
-                Err(gone) => return Landed::Gone(gone),
+            let is_last = self.request_sent.get() && !self.reply.borrow().keeps_client;
+            let ending = match end {
+                Some(Landed::Whole) if is_last => Ending::WholeAndLast,
+                Some(Landed::Whole) => Ending::Whole,
+                _ => Ending::More,
             };
+            if let Err(gone) = self.client.write(gathered.into_inner(), ending) {
+                return Landed::Gone(gone);
+            }
             // Where nothing of a response was passed on, what waits (a ticket) goes with the answer that follows.
             if self.reply.borrow().has_spoken {
-                if matches!(end, Some(Landed::Whole)) && self.request_sent.get() && !self.reply.borrow().keeps_client {
-                    self.client.say_goodbye();
-                }
                 self.sending.set(Some((ring::now(), self.client.unsent())));
                 let sent = self.client.flush().await;
                 self.sending.set(None);
@@ -472,61 +480,42 @@ impl Flight<'_> {
 
     /// Takes what has come of the response, as far as there is any and it fits. Ready with how the response ended, or with
     /// none when there is something to send.
-    fn gather(&self, cx: &mut Context<'_>, plain: &RefCell<Vec<u8>>) -> Poll<Result<Option<Landed>, Gone>> {
-        let gone = Cell::new(None);
+    fn gather(&self, cx: &mut Context<'_>, gathered: &RefCell<D::Gathered>) -> Poll<Option<Landed>> {
         let take = |bytes: &mut [u8]| {
             if self.first_byte.get().is_none() {
                 self.first_byte.set(Some(ring::now()));
             }
-            let mut plain = plain.borrow_mut();
-            if plain.capacity() == 0 {
-                *plain = self.client.buffers.plain();
-            }
-            self.reply.borrow_mut().take(
-                bytes,
-                self.setting.slots,
-                &|status| self.may_keep(status),
-                &mut plain,
-                &mut |collected, piece| {
-                    if let Err(error) = self.client.collect(collected, piece) {
-                        gone.set(Some(error));
-                    }
-                },
-            )
+            let mut gathered = gathered.borrow_mut();
+            let mut sink = self.client.sink(&mut gathered);
+            self.reply.borrow_mut().take(bytes, self.setting.slots, &|status| self.may_keep(status), &mut sink)
         };
-        let waited = self.client.unsent();
         let mut received = self.origin.poll_receive(cx, take);
         loop {
-            if let Some(gone) = gone.get() {
-                return Poll::Ready(Err(gone));
-            }
-            let gathered = plain.borrow().len() + self.client.unsent() - waited;
+            let bytes = self.client.gathered_bytes(&gathered.borrow());
             let mut reply = self.reply.borrow_mut();
             match received {
-                Poll::Ready(Ok(Some(Ok(())))) if reply.is_done() => return Poll::Ready(Ok(Some(Landed::Whole))),
-                Poll::Ready(Ok(Some(Ok(())))) if reply.has_switched() => {
-                    return Poll::Ready(Ok(Some(Landed::Switched)));
-                }
-                Poll::Ready(Ok(Some(Ok(())))) if gathered >= GATHER_BYTES => return Poll::Ready(Ok(None)),
+                Poll::Ready(Ok(Some(Ok(())))) if reply.is_done() => return Poll::Ready(Some(Landed::Whole)),
+                Poll::Ready(Ok(Some(Ok(())))) if reply.has_switched() => return Poll::Ready(Some(Landed::Switched)),
+                Poll::Ready(Ok(Some(Ok(())))) if bytes >= GATHER_BYTES => return Poll::Ready(None),
                 Poll::Ready(Ok(Some(Ok(())))) => {}
-                Poll::Ready(Ok(Some(Err(_)))) => return Poll::Ready(Ok(Some(Landed::Garbled))),
+                Poll::Ready(Ok(Some(Err(_)))) => return Poll::Ready(Some(Landed::Garbled)),
                 // What came before the break is the client's; the break is met again by the next call.
-                Poll::Ready(Err(_)) if gathered > 0 => return Poll::Ready(Ok(None)),
-                Poll::Ready(Ok(None)) if reply.end_of_stream() => return Poll::Ready(Ok(Some(Landed::Whole))),
+                Poll::Ready(Err(_)) if bytes > 0 => return Poll::Ready(None),
+                Poll::Ready(Ok(None)) if reply.end_of_stream() => return Poll::Ready(Some(Landed::Whole)),
                 Poll::Ready(Ok(None) | Err(_)) => {
-                    return Poll::Ready(Ok(Some(match reply.status {
+                    return Poll::Ready(Some(match reply.status {
                         0 if !reply.started => Landed::Dead,
                         0 => Landed::Unfinished,
                         _ => Landed::BrokenOff,
-                    })));
+                    }));
                 }
-                Poll::Pending if gathered > 0 => return Poll::Ready(Ok(None)),
+                Poll::Pending if bytes > 0 => return Poll::Ready(None),
                 Poll::Pending => return Poll::Pending,
             }
             drop(reply);
             received = match self.origin.arrived(take) {
                 Some(result) => Poll::Ready(result),
-                None if gathered > 0 => Poll::Pending,
+                None if bytes > 0 => Poll::Pending,
                 None => self.origin.poll_receive(cx, take),
             };
         }
@@ -534,8 +523,7 @@ impl Flight<'_> {
 
     /// Whether the client's connection may stay open after a response of this status.
     fn may_keep(&self, status: u16) -> bool {
-        let may_ask_more = !self.client.has_finished() || self.client.waiting() > 0;
-        let wanted = self.order.keep_alive && !(self.setting.draining)() && may_ask_more;
+        let wanted = self.order.keep_alive && !(self.setting.draining)() && self.client.may_ask_more();
         if self.request_sent.get() {
             return wanted;
         }
@@ -544,18 +532,6 @@ impl Flight<'_> {
         // answer (RFC 9110 section 10.1.1), so that its next bytes could be either: that connection ends.
         let may_withhold = self.order.expects_continue && self.body.borrow().passed_bytes() == 0;
         wanted && !may_withhold && (status < 300 || is_small(&self.order.framing, &self.body.borrow()))
-    }
-
-    /// Reads ahead, as far as it is little, and notices a client that goes away. Never ready otherwise.
-    fn watch_client(&self, cx: &mut Context<'_>) -> Poll<Gone> {
-        while !self.client.has_finished() && self.client.waiting() < PIPELINED_BYTES {
-            match self.client.poll_read(cx) {
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(gone)) => return Poll::Ready(gone),
-                Poll::Pending => break,
-            }
-        }
-        Poll::Pending
     }
 
     /// The client waits for the origin's word before it sends its body (RFC 9110 section 10.1.1).

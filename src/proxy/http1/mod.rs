@@ -9,6 +9,7 @@ pub mod authority;
 mod body;
 mod chunked;
 pub mod client;
+pub mod downstream;
 pub mod exchange;
 mod fields;
 mod head;

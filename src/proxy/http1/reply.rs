@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 
-use super::{BadBody, Body, ClientSide, HeadLimits, Parsed, Response, ResponseFraming, Slots};
+use super::{BadBody, Body, HeadLimits, Parsed, Response, ResponseFraming, Slots};
 
 /// Most interim responses (1xx) before the final one. Servers send one or two; without a bound an origin could keep a
 /// request open for good.
@@ -16,7 +16,31 @@ pub struct Asked {
     /// The method was HEAD.
     pub head: bool,
     pub websocket: bool,
-    pub is_http_1_0: bool,
+    pub dialect: Dialect,
+}
+
+/// What the client speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Dialect {
+    /// No chunked coding, no interim responses, no trailers.
+    Http1_0,
+    Http1_1,
+    /// Bodies and trailers are framed by the protocol itself.
+    Http2,
+}
+
+/// Where a response goes, in the order it comes.
+pub trait Sink {
+    /// A head, interim (1xx) or not; after a final one `keep_alive` says whether the client's connection may stay open.
+    /// Returns whether it does, as the head tells it.
+    fn head(&mut self, response: &Response<'_>, keep_alive: bool) -> bool;
+
+    /// A piece of the body, in the framing of the client's dialect.
+    fn piece(&mut self, piece: &[u8]);
+
+    /// The trailer fields of a response whose body has ended, for a dialect that has them apart from the body: lines, and an
+    /// empty one.
+    fn trailers(&mut self, _lines: &[u8]) {}
 }
 
 /// The origin's bytes are no response to the request; says why, for the log.
@@ -87,8 +111,7 @@ impl Reply {
         std::mem::take(&mut self.carry)
     }
 
-    /// Takes bytes of the origin. Heads are appended to `heads`, pieces of the body go to `emit` together with it, so that
-    /// it can keep them in order. `may_keep` says, for a status, whether the client's connection may stay open.
+    /// Takes bytes of the origin. `may_keep` says, for a status, whether the client's connection may stay open.
     ///
     /// # Errors
     ///
@@ -98,36 +121,30 @@ impl Reply {
         bytes: &[u8],
         slots: &RefCell<Slots>,
         may_keep: &dyn Fn(u16) -> bool,
-        heads: &mut Vec<u8>,
-        emit: &mut dyn FnMut(&mut Vec<u8>, &[u8]),
+        sink: &mut impl Sink,
     ) -> Result<(), Unintelligible> {
         self.started |= !bytes.is_empty();
         if !matches!(self.stage, Stage::Head) {
-            return self.body(bytes, heads, emit);
+            return self.body(bytes, sink);
         }
         if self.carry.is_empty() {
-            let consumed = self.heads(bytes, slots, may_keep, heads)?;
-            return self.rest(&bytes[consumed..], heads, emit);
+            let consumed = self.heads(bytes, slots, may_keep, sink)?;
+            return self.rest(&bytes[consumed..], sink);
         }
         let mut carry = std::mem::take(&mut self.carry);
         carry.extend_from_slice(bytes);
-        let consumed = self.heads(&carry, slots, may_keep, heads)?;
-        self.rest(&carry[consumed..], heads, emit)
+        let consumed = self.heads(&carry, slots, may_keep, sink)?;
+        self.rest(&carry[consumed..], sink)
     }
 
     /// What follows the heads that were complete: more of the next one, or the body.
-    fn rest(
-        &mut self,
-        bytes: &[u8],
-        heads: &mut Vec<u8>,
-        emit: &mut dyn FnMut(&mut Vec<u8>, &[u8]),
-    ) -> Result<(), Unintelligible> {
+    fn rest(&mut self, bytes: &[u8], sink: &mut impl Sink) -> Result<(), Unintelligible> {
         match self.stage {
             Stage::Head | Stage::Switched => {
                 self.carry.extend_from_slice(bytes);
                 Ok(())
             }
-            Stage::Body(_) | Stage::Done => self.body(bytes, heads, emit),
+            Stage::Body(_) | Stage::Done => self.body(bytes, sink),
         }
     }
 
@@ -137,7 +154,7 @@ impl Reply {
         bytes: &[u8],
         slots: &RefCell<Slots>,
         may_keep: &dyn Fn(u16) -> bool,
-        heads: &mut Vec<u8>,
+        sink: &mut impl Sink,
     ) -> Result<usize, Unintelligible> {
         let mut consumed = 0;
         loop {
@@ -148,12 +165,12 @@ impl Reply {
                 Parsed::Complete(response) => response,
             };
             consumed += response.head_bytes;
-            let is_http_1_0 = self.asked.is_http_1_0;
+            let dialect = self.asked.dialect;
             if response.status == 101 {
                 if !(self.asked.websocket && response.websocket_accepted) {
                     return Err(Unintelligible("a 101 to a request that did not ask for it"));
                 }
-                response.write(&ClientSide { keep_alive: true, is_http_1_0 }, heads);
+                sink.head(&response, true);
                 self.has_spoken = true;
                 self.status = response.status;
                 self.stage = Stage::Switched;
@@ -165,33 +182,28 @@ impl Reply {
                     return Err(Unintelligible("too many interim responses"));
                 }
                 // RFC 9110 section 15.2: a server does not send 1xx to a client of HTTP/1.0.
-                if !is_http_1_0 {
-                    response.write(&ClientSide { keep_alive: true, is_http_1_0 }, heads);
+                if dialect != Dialect::Http1_0 {
+                    sink.head(&response, true);
                     self.has_spoken = true;
                 }
                 continue;
             }
             let keep_alive = may_keep(response.status);
-            self.keeps_client = response.write(&ClientSide { keep_alive, is_http_1_0 }, heads);
+            self.keeps_client = sink.head(&response, keep_alive);
             self.has_spoken = true;
             self.keeps_origin = response.keep_alive;
             self.status = response.status;
-            let body = Body::response(response.framing, is_http_1_0);
+            let body = Body::response(response.framing, dialect != Dialect::Http1_1);
             let until_close = response.framing == ResponseFraming::UntilClose;
             self.stage = if body.is_done() && !until_close { Stage::Done } else { Stage::Body(body) };
             return Ok(consumed);
         }
     }
 
-    fn body(
-        &mut self,
-        bytes: &[u8],
-        heads: &mut Vec<u8>,
-        emit: &mut dyn FnMut(&mut Vec<u8>, &[u8]),
-    ) -> Result<(), Unintelligible> {
+    fn body(&mut self, bytes: &[u8], sink: &mut impl Sink) -> Result<(), Unintelligible> {
         let consumed = match &mut self.stage {
             Stage::Body(body) => {
-                let consumed = body.pass(bytes, &mut |piece| emit(heads, piece)).map_err(|bad| {
+                let consumed = body.pass(bytes, &mut |piece| sink.piece(piece)).map_err(|bad| {
                     Unintelligible(match bad {
                         BadBody::Malformed(detail) => detail,
                         BadBody::TooLarge | BadBody::TooLong | BadBody::CutShort => "trailers too long",
@@ -199,6 +211,9 @@ impl Reply {
                 })?;
                 self.body_bytes = body.passed_bytes();
                 if body.is_done() {
+                    if !body.trailers().is_empty() {
+                        sink.trailers(body.trailers());
+                    }
                     self.stage = Stage::Done;
                 }
                 consumed

@@ -111,6 +111,20 @@ impl<'a> Response<'a> {
         }))
     }
 
+    /// The fields that are passed on, for a client whose protocol writes heads in another way. Framing is not among them.
+    pub fn fields(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        let fields = self.slots.fields().iter().filter(|field| goes_on(field.meaning));
+        fields.map(|field| (field.name(self.input), field.value(self.input)))
+    }
+
+    /// What `Content-Length` says; of a response without a body, what one with a body would have said.
+    pub fn content_length(&self) -> Option<u64> {
+        match self.declared {
+            ResponseFraming::Length(length) => Some(length),
+            _ => None,
+        }
+    }
+
     /// Appends the head for the client: hop-by-hop fields removed, framing as the client knows it, `Connection` as needed.
     /// Returns whether the client's connection stays open after the response, as the head says: not if the body ends with
     /// the connection.
@@ -123,10 +137,7 @@ impl<'a> Response<'a> {
         // The space stands even before an empty reason (RFC 9112 section 4).
         out.extend_from_slice(if self.reason.is_empty() { b" " } else { self.reason });
         out.extend_from_slice(b"\r\n");
-        self.slots.write(self.input, out, |meaning| {
-            use Meaning as M;
-            !matches!(meaning, M::Hop | M::Connection | M::Upgrade | M::Named | M::ContentLength | M::TransferEncoding)
-        });
+        self.slots.write(self.input, out, goes_on);
         match self.declared {
             ResponseFraming::Length(length) => drop(write!(out, "Content-Length: {length}\r\n")),
             ResponseFraming::Chunked if !client.is_http_1_0 => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
@@ -150,6 +161,12 @@ impl<'a> Response<'a> {
         out.extend_from_slice(b"\r\n");
         stays
     }
+}
+
+/// Whether a field of a response is passed on: not what frames it or is about one connection.
+fn goes_on(meaning: Meaning) -> bool {
+    use Meaning as M;
+    !matches!(meaning, M::Hop | M::Connection | M::Upgrade | M::Named | M::ContentLength | M::TransferEncoding)
 }
 
 /// What the head says of the body (RFC 9112 section 6.3).

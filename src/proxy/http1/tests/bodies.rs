@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn chunked(input: &[u8]) -> (Vec<u8>, Result<usize, BadBody>) {
-    let mut body = Body::request(Framing::Chunked, None);
+    let mut body = Body::request(Framing::Chunked, None, false);
     let passed = pass_all(&mut body, [input]);
     assert!(passed.1.is_err() || body.is_done(), "{}", input.escape_ascii());
     passed
@@ -13,13 +13,13 @@ fn chunked(input: &[u8]) -> (Vec<u8>, Result<usize, BadBody>) {
 
 #[test]
 fn lengths_are_kept() {
-    let mut body = Body::request(Framing::Length(5), Some(5));
+    let mut body = Body::request(Framing::Length(5), Some(5), false);
     assert_eq!(pass_all(&mut body, [&b"he"[..], b"llo, next"]), (b"hello".to_vec(), Ok(5)));
     assert!(body.is_done() && body.end_of_stream().is_ok());
     assert_eq!(body.passed_bytes(), 5);
     assert_eq!(body.pass(b"next", &mut |_| panic!("nothing passes")), Ok(0));
 
-    let mut none = Body::request(Framing::None, Some(0));
+    let mut none = Body::request(Framing::None, Some(0), false);
     assert!(none.is_done());
     assert_eq!(none.pass(b"next", &mut |_| panic!("nothing passes")), Ok(0));
 }
@@ -32,7 +32,7 @@ fn the_end_of_a_stream_ends_only_what_it_may() {
     assert_eq!(until_close.end_of_stream(), Ok(()));
     assert!(until_close.is_done());
 
-    for mut body in [Body::request(Framing::Length(5), None), Body::request(Framing::Chunked, None)] {
+    for mut body in [Body::request(Framing::Length(5), None, false), Body::request(Framing::Chunked, None, false)] {
         pass_all(&mut body, [&b"4\r\n"[..]]).1.expect("a beginning");
         assert_eq!(body.end_of_stream(), Err(BadBody::CutShort));
         assert_eq!(body.pass(b"x", &mut |_| panic!("nothing passes")), Err(BadBody::CutShort));
@@ -55,7 +55,7 @@ fn chunks_become_canonical() {
             "0\r\nA: 1\r\n\r\n",
         ),
     ] {
-        let mut body = Body::request(Framing::Chunked, None);
+        let mut body = Body::request(Framing::Chunked, None, false);
         assert_eq!(String::from_utf8_lossy(&pass_all(&mut body, [input.as_bytes()]).0), expected, "{input}");
     }
 }
@@ -64,7 +64,7 @@ fn chunks_become_canonical() {
 fn what_is_canonical_passes_as_one_slice() {
     let input = b"5\r\nhello\r\n6\r\n, next\r\n0\r\n\r\nGET /";
     let mut pieces = Vec::new();
-    let mut body = Body::request(Framing::Chunked, None);
+    let mut body = Body::request(Framing::Chunked, None, false);
     let consumed = body.pass(input, &mut |piece| pieces.push((piece.as_ptr(), piece.len())));
     assert_eq!(consumed, Ok(input.len() - 5));
     assert_eq!(pieces, [(input.as_ptr(), input.len() - 5)]);
@@ -82,13 +82,13 @@ fn responses_keep_their_trailers_and_old_clients_get_content_alone() {
 
 #[test]
 fn bounds_hold_exactly() {
-    let mut body = Body::request(Framing::Length(6), Some(5));
+    let mut body = Body::request(Framing::Length(6), Some(5), false);
     assert_eq!(body.pass(b"", &mut |_| {}), Err(BadBody::TooLarge));
     assert!(Framing::Length(6).exceeds(Some(5)) && !Framing::Length(5).exceeds(Some(5)));
 
     let two_chunks = b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
-    assert!(pass_all(&mut Body::request(Framing::Chunked, Some(5)), [&two_chunks[..]]).1.is_ok());
-    let (passed, bad) = pass_all(&mut Body::request(Framing::Chunked, Some(4)), two_chunks.chunks(1));
+    assert!(pass_all(&mut Body::request(Framing::Chunked, Some(5), false), [&two_chunks[..]]).1.is_ok());
+    let (passed, bad) = pass_all(&mut Body::request(Framing::Chunked, Some(4), false), two_chunks.chunks(1));
     assert_eq!(bad, Err(BadBody::TooLarge));
     assert!(!passed.ends_with(b"d"));
 
@@ -145,7 +145,7 @@ proptest! {
         prop_assert_eq!(whole.1, Ok(wire.len()));
         let longer = [&wire, next.as_bytes()].concat();
         for pieces in [cut(&longer, &cuts), longer.chunks(1).collect()] {
-            let mut body = Body::request(Framing::Chunked, None);
+            let mut body = Body::request(Framing::Chunked, None, false);
             let (out, consumed) = pass_all(&mut body, pieces.clone());
             prop_assert!(body.is_done());
             prop_assert_eq!(consumed, Ok(wire.len()));
@@ -173,7 +173,7 @@ proptest! {
         let body = || if decode {
             Body::response(ResponseFraming::Chunked, true)
         } else {
-            Body::request(Framing::Chunked, max)
+            Body::request(Framing::Chunked, max, false)
         };
         let (_, one) = pass_all(&mut body(), [&input[..]]);
         let (pieces, several) = pass_all(&mut body(), cut(&input, &cuts));

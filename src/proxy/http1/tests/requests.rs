@@ -34,7 +34,7 @@ fn judge(input: &[u8]) -> Verdict {
         Framing::None => Verdict::NoBody,
         Framing::Length(length) => Verdict::Length(length),
         Framing::Chunked => {
-            let mut body = Body::request(request.framing, None);
+            let mut body = Body::request(request.framing, None, false);
             match pass_all(&mut body, [&input[request.head_bytes..]]).1 {
                 Ok(_) if body.is_done() => Verdict::Chunked,
                 _ => Verdict::BadChunks,
