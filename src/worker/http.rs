@@ -8,24 +8,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::policy::{Refusal, Verdict};
-use crate::proxy::headers::{SessionFacts, SessionFields};
+use crate::policy::Refusal;
 use crate::proxy::http1::client::{Client, Gone};
 use crate::proxy::http1::exchange::{self, End, Facts, Late, Limits, Order, Setting, is_small};
-use crate::proxy::http1::reply::{Asked, Dialect};
-use crate::proxy::http1::{Added, Body, Framing, Parsed, ProxyError, Rejected, Request, answer, authority};
+use crate::proxy::http1::reply::Dialect;
+use crate::proxy::http1::{Body, Framing, Parsed, ProxyError, Rejected, Request, answer};
 use crate::proxy::origin::Lease;
 use crate::proxy::tunnel::{Traffic, Tunnel};
-use crate::registry::Snapshot;
 use crate::ring::{self, Sleep, Socket};
 use crate::telemetry::counters::{Counter, StatusClass, Timeout, TunnelEnd};
 use crate::telemetry::log::{Refused, access};
-use crate::tls::{Outgoing, Tenant, identity};
+use crate::tls::Outgoing;
 
 use super::access::Line;
 use super::core::Core;
+use super::requests::{self, Fields, Unfit, line};
 use super::session::say_goodbye;
-use super::sessions::{self, Requested, Session};
+use super::sessions::{Requested, Session};
 
 /// How long a session ticket waits for the first answer to travel with. Clients that mean to ask do so at once, or within
 /// a round trip; those that open connections ahead of time get it by itself.
@@ -165,7 +164,7 @@ struct Connection<'a> {
     session: &'a Session,
     client: Client<'a>,
     /// What the origin is told about the client, for this tenant.
-    fields: Option<(Rc<Tenant>, SessionFields)>,
+    fields: Fields,
     /// One timer for all limits: they are moved later far more often than earlier.
     sleep: Sleep,
     idle_since: Instant,
@@ -225,7 +224,7 @@ impl<'a> Connection<'a> {
             if fresh.is_empty() || !(full || fresh.contains(&b'\n')) {
                 return (0, None);
             }
-            judge(core, session, fields, client, bytes)
+            judge(core, session, fields, bytes)
         })
     }
 
@@ -501,21 +500,18 @@ fn end_of(gone: Gone) -> TunnelEnd {
 }
 
 /// Judges the request at the start of `bytes`: how many bytes its head takes, and what is to be done.
-fn judge(
-    core: &Rc<Core>,
-    session: &Session,
-    fields: &mut Option<(Rc<Tenant>, SessionFields)>,
-    client: &Client<'_>,
-    bytes: &[u8],
-) -> (usize, Option<Step>) {
+fn judge(core: &Rc<Core>, session: &Session, fields: &mut Fields, bytes: &[u8]) -> (usize, Option<Step>) {
     let mut slots = core.slots.borrow_mut();
     let request = match Request::parse(bytes, &core.config.http.head, &mut slots) {
         Ok(Parsed::Complete(request)) => request,
         Ok(Parsed::Incomplete) => return (0, None),
         Err(rejected) => return (0, Some(Step::Answer(Box::new(Denied::of(rejected))))),
     };
-    let step = match judge_request(core, session, fields, client, &request) {
-        Ok(order) => Step::Forward(Box::new(order)),
+    let step = match requests::judge(core, session, fields, &request) {
+        Ok(judged) => {
+            *session.request.borrow_mut() = judged.requested;
+            Step::Forward(Box::new((judged.order, judged.line)))
+        }
         Err(Unfit::End(end)) => Step::End(end),
         Err(Unfit::Rejected(rejected)) => {
             // The head was understood, and so the connection can go on behind the request.
@@ -538,125 +534,4 @@ impl Denied {
         let Rejected { status, reason, detail } = rejected;
         Self { status, reason, detail, head_only: false, rest: None, line: None }
     }
-}
-
-/// Why a request is not forwarded.
-enum Unfit {
-    Rejected(Rejected),
-    /// The connection ends with it.
-    End(TunnelEnd),
-}
-
-impl From<Rejected> for Unfit {
-    fn from(rejected: Rejected) -> Self {
-        Self::Rejected(rejected)
-    }
-}
-
-/// What the access log says of a request.
-fn line(request: &Request<'_>, id: &str) -> access::Request {
-    let [method, target, authority] = [request.method, request.target, request.authority].map(str::as_bytes);
-    access::Request::new(method, target, authority, id.as_bytes())
-}
-
-fn judge_request(
-    core: &Rc<Core>,
-    session: &Session,
-    fields: &mut Option<(Rc<Tenant>, SessionFields)>,
-    client: &Client<'_>,
-    request: &Request<'_>,
-) -> Result<(Order, Option<access::Request>), Unfit> {
-    let rejected = |status, reason, detail| Rejected { status, reason, detail };
-    {
-        let published = core.published.borrow();
-        // DECISIONS 14: what was published since counts, whether the sweep has come by or not.
-        if published.snapshot.generation != session.generation.get() {
-            if sessions::rejudge(core, &published.snapshot, session).is_err() {
-                return Err(Unfit::End(TunnelEnd::TrustChanged));
-            }
-            session.generation.set(published.snapshot.generation);
-        }
-        if !is_own(session, &published.snapshot, request.authority) {
-            return Err(rejected(421, Refusal::AuthorityMismatch, "the request is for another hostname").into());
-        }
-    }
-    let tenant = Rc::clone(&session.tenant.borrow());
-    let rules = &tenant.record.rules;
-    let mut requested = Requested::Unseen;
-    let mut scratch = String::new();
-    // Remembered whether a rule looks at it now or not: one that is published while the request is under way may.
-    match request.judged_path(&mut scratch) {
-        Ok(path) => requested = Requested::Seen { method: request.method.into(), path: path.into() },
-        Err(rejected) if rules.needs_request() => return Err(rejected.into()),
-        Err(_) => {}
-    }
-    if rules.needs_request()
-        && let Requested::Seen { method, path } = &requested
-    {
-        sessions::judge_request(&tenant, session, Some((method, path)))
-            .map_err(|reason| rejected(403, reason, "the hostname's rules deny this request"))?;
-    }
-    if request.framing.exceeds(core.config.http.body_bytes_max) {
-        return Err(rejected(413, Refusal::MalformedRequest, "the body is larger than limits.body_bytes").into());
-    }
-    if fields.as_ref().is_none_or(|(known, _)| !Rc::ptr_eq(known, &tenant)) {
-        *fields = Some((Rc::clone(&tenant), session_fields(core, session, client, &tenant)));
-    }
-    let Some((_, fields)) = fields else { return Err(Unfit::End(TunnelEnd::ClientAborted)) };
-    let mut head = core.buffers.plain();
-    let own = core.request_ids.next();
-    let request_id = match request.request_id(fields) {
-        Some(id) => id,
-        None => std::str::from_utf8(&own).unwrap_or_default(),
-    };
-    request.write(&Added { session: fields, request_id }, &mut head);
-    *session.request.borrow_mut() = requested;
-    let order = Order {
-        head,
-        framing: request.framing,
-        asked: Asked {
-            head: request.is_head(),
-            websocket: request.websocket && request.framing == Framing::None,
-            dialect: if request.is_http_1_0 { Dialect::Http1_0 } else { Dialect::Http1_1 },
-        },
-        keep_alive: request.keep_alive,
-        expects_continue: request.expects_continue,
-        idempotent: request.is_idempotent(),
-    };
-    Ok((order, core.access.enabled().then(|| line(request, request_id))))
-}
-
-/// Whether an authority belongs to the connection's own record (I4).
-fn is_own(session: &Session, snapshot: &Snapshot, written: &str) -> bool {
-    let mut memory = [0; 255];
-    let name = authority::normalise(written, &mut memory);
-    if name.is_some() && name == session.server_name.as_deref() {
-        return true;
-    }
-    let resolution = match name {
-        Some(name) => snapshot.resolve(name),
-        None => snapshot.resolve_default(),
-    };
-    resolution.record().is_some_and(|record| record.id == session.tenant.borrow().record.id)
-}
-
-/// What the origin is told about this client.
-fn session_fields(core: &Core, session: &Session, client: &Client<'_>, tenant: &Tenant) -> SessionFields {
-    let source =
-        session.remote.source().unwrap_or(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)).to_canonical();
-    let verdict = session.standing.verdict;
-    let tls = client.tls.borrow();
-    // Read for this once and not kept: what comes of it is, and that is smaller.
-    let leaf = tls.peer_certificates().and_then(|chain| chain.first()).filter(|_| verdict == Verdict::Success);
-    let identity = leaf.and_then(|leaf| identity::parse(leaf).ok());
-    SessionFields::new(&SessionFacts {
-        mode: tenant.record.client_auth.mode,
-        verdict,
-        sets: tenant.record.client_auth.headers,
-        identity: identity.as_ref(),
-        chain: tls.peer_certificates().unwrap_or_default(),
-        client: source,
-        trusted_peer: core.config.trusted_proxies.iter().any(|net| net.contains(&source)),
-        keep_unusual_names: tenant.record.keep_unusual_headers,
-    })
 }

@@ -15,6 +15,7 @@ mod http;
 mod redirect;
 mod remote;
 mod request_ids;
+mod requests;
 mod session;
 mod sessions;
 

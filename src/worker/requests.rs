@@ -1,0 +1,143 @@
+//! What every request of a connection is asked before it is forwarded, whichever protocol it came in.
+
+use std::rc::Rc;
+
+use crate::policy::{Refusal, Verdict};
+use crate::proxy::headers::{SessionFacts, SessionFields};
+use crate::proxy::http1::exchange::Order;
+use crate::proxy::http1::reply::{Asked, Dialect};
+use crate::proxy::http1::{Added, Framing, Rejected, Request, authority};
+use crate::registry::Snapshot;
+use crate::telemetry::counters::TunnelEnd;
+use crate::telemetry::log::access;
+use crate::tls::{Tenant, identity};
+
+use super::core::Core;
+use super::sessions::{self, Requested, Session};
+
+/// What the origin is told about a client, for one tenant; `None` before the first request, and after a long silence.
+pub type Fields = Option<(Rc<Tenant>, SessionFields)>;
+
+/// A request that may be forwarded.
+pub struct Judged {
+    pub order: Order,
+    /// What rules that are published later may ask of it.
+    pub requested: Requested,
+    pub line: Option<access::Request>,
+}
+
+/// Why a request is not forwarded.
+pub enum Unfit {
+    Rejected(Rejected),
+    /// The connection ends with it.
+    End(TunnelEnd),
+}
+
+impl From<Rejected> for Unfit {
+    fn from(rejected: Rejected) -> Self {
+        Self::Rejected(rejected)
+    }
+}
+
+/// What the access log says of a request.
+pub fn line(request: &Request<'_>, id: &str) -> access::Request {
+    let [method, target, authority] = [request.method, request.target, request.authority].map(str::as_bytes);
+    access::Request::new(method, target, authority, id.as_bytes())
+}
+
+/// Judges a request: its authority, the hostname's rules, the length of its body. What comes of it is the request as it is
+/// forwarded, what rules may ask of it later, and its line in the access log, if that is on.
+pub fn judge(core: &Rc<Core>, session: &Session, fields: &mut Fields, request: &Request<'_>) -> Result<Judged, Unfit> {
+    let rejected = |status, reason, detail| Rejected { status, reason, detail };
+    {
+        let published = core.published.borrow();
+        // DECISIONS 14: what was published since counts, whether the sweep has come by or not.
+        if published.snapshot.generation != session.generation.get() {
+            if sessions::rejudge(core, &published.snapshot, session).is_err() {
+                return Err(Unfit::End(TunnelEnd::TrustChanged));
+            }
+            session.generation.set(published.snapshot.generation);
+        }
+        if !is_own(session, &published.snapshot, request.authority) {
+            return Err(rejected(421, Refusal::AuthorityMismatch, "the request is for another hostname").into());
+        }
+    }
+    let tenant = Rc::clone(&session.tenant.borrow());
+    let rules = &tenant.record.rules;
+    let mut requested = Requested::Unseen;
+    let mut scratch = String::new();
+    // Remembered whether a rule looks at it now or not: one that is published while the request is under way may.
+    match request.judged_path(&mut scratch) {
+        Ok(path) => requested = Requested::Seen { method: request.method.into(), path: path.into() },
+        Err(rejected) if rules.needs_request() => return Err(rejected.into()),
+        Err(_) => {}
+    }
+    if rules.needs_request()
+        && let Requested::Seen { method, path } = &requested
+    {
+        sessions::judge_request(&tenant, session, Some((method, path)))
+            .map_err(|reason| rejected(403, reason, "the hostname's rules deny this request"))?;
+    }
+    if request.framing.exceeds(core.config.http.body_bytes_max) {
+        return Err(rejected(413, Refusal::MalformedRequest, "the body is larger than limits.body_bytes").into());
+    }
+    if fields.as_ref().is_none_or(|(known, _)| !Rc::ptr_eq(known, &tenant)) {
+        *fields = Some((Rc::clone(&tenant), session_fields(core, session, &tenant)));
+    }
+    let Some((_, fields)) = fields else { return Err(Unfit::End(TunnelEnd::ClientAborted)) };
+    let mut head = core.buffers.plain();
+    let own = core.request_ids.next();
+    let request_id = match request.request_id(fields) {
+        Some(id) => id,
+        None => std::str::from_utf8(&own).unwrap_or_default(),
+    };
+    request.write(&Added { session: fields, request_id }, &mut head);
+    let order = Order {
+        head,
+        framing: request.framing,
+        asked: Asked {
+            head: request.is_head(),
+            websocket: request.websocket && request.framing == Framing::None,
+            dialect: if request.is_http_1_0 { Dialect::Http1_0 } else { Dialect::Http1_1 },
+        },
+        keep_alive: request.keep_alive,
+        expects_continue: request.expects_continue,
+        idempotent: request.is_idempotent(),
+    };
+    Ok(Judged { order, requested, line: core.access.enabled().then(|| line(request, request_id)) })
+}
+
+/// Whether an authority belongs to the connection's own record (I4).
+fn is_own(session: &Session, snapshot: &Snapshot, written: &str) -> bool {
+    let mut memory = [0; 255];
+    let name = authority::normalise(written, &mut memory);
+    if name.is_some() && name == session.server_name.as_deref() {
+        return true;
+    }
+    let resolution = match name {
+        Some(name) => snapshot.resolve(name),
+        None => snapshot.resolve_default(),
+    };
+    resolution.record().is_some_and(|record| record.id == session.tenant.borrow().record.id)
+}
+
+/// What the origin is told about this client.
+fn session_fields(core: &Core, session: &Session, tenant: &Tenant) -> SessionFields {
+    let source =
+        session.remote.source().unwrap_or(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)).to_canonical();
+    let verdict = session.standing.verdict;
+    let tls = session.tls.borrow();
+    // Read for this once and not kept: what comes of it is, and that is smaller.
+    let leaf = tls.peer_certificates().and_then(|chain| chain.first()).filter(|_| verdict == Verdict::Success);
+    let identity = leaf.and_then(|leaf| identity::parse(leaf).ok());
+    SessionFields::new(&SessionFacts {
+        mode: tenant.record.client_auth.mode,
+        verdict,
+        sets: tenant.record.client_auth.headers,
+        identity: identity.as_ref(),
+        chain: tls.peer_certificates().unwrap_or_default(),
+        client: source,
+        trusted_peer: core.config.trusted_proxies.iter().any(|net| net.contains(&source)),
+        keep_unusual_names: tenant.record.keep_unusual_headers,
+    })
+}
