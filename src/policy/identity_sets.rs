@@ -9,13 +9,15 @@ pub struct IdentitySets {
     pub x_client_cert: bool,
     /// `X-Forwarded-Client-Cert`, as Envoy writes it.
     pub xfcc: bool,
-    /// `Cf-Client-Cert-Der-Base64` and `Cf-Client-Cert-Sha256`, as Cloudflare writes them.
+    /// `Cf-Client-Cert-Der-Base64`, `Cf-Client-Cert-Sha256` and `Cf-Cert-*`, as Cloudflare writes them.
     pub cf: bool,
+    /// `ssl-client-verify`, `ssl-client-subject-dn`, `ssl-client-issuer-dn` and `ssl-client-cert`, as ingress-nginx.
+    pub ingress: bool,
 }
 
 impl IdentitySets {
     /// The sets as they are written in a file.
-    pub const NAMES: [&'static str; 4] = ["client-cert", "x-client-cert", "xfcc", "cf"];
+    pub const NAMES: [&'static str; 5] = ["client-cert", "x-client-cert", "xfcc", "cf", "ingress"];
 
     /// Adds the set of this name. `false`: there is none of this name.
     pub fn insert(&mut self, name: &str) -> bool {
@@ -24,6 +26,7 @@ impl IdentitySets {
             "x-client-cert" => &mut self.x_client_cert,
             "xfcc" => &mut self.xfcc,
             "cf" => &mut self.cf,
+            "ingress" => &mut self.ingress,
             _ => return false,
         };
         *set = true;

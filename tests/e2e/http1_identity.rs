@@ -7,6 +7,8 @@ use crate::harness::{ACME, Auth, Client, Edge, End, Settings, World};
 const NAMES: &[&str] = &[
     "Client-Cert",
     "Client-Cert-Chain",
+    "Client-Cert-Too-Large",
+    "Client-Cert-Chain-Too-Large",
     "X-Client-Cert",
     "X-Client-Cert-Verify",
     "X-Client-Cert-Subject",
@@ -15,7 +17,9 @@ const NAMES: &[&str] = &[
     "X-Client-Cert-Fingerprint",
     "X-Client-Cert-San",
     "X-Client-Cert-Not-After",
+    "X-Client-Cert-Too-Large",
     "X-Forwarded-Client-Cert",
+    "X-Forwarded-Client-Cert-Too-Large",
     "X-Forwarded-Tls-Client-Cert",
     "X-Forwarded-Tls-Client-Cert-Info",
     "Cf-Client-Cert-Der-Base64",
@@ -23,9 +27,14 @@ const NAMES: &[&str] = &[
     "Cf-Cert-Verified",
     "Cf-Cert-Presented",
     "Cf-Cert-Subject-Dn",
+    "Cf-Cert-Issuer-Dn-Rfc2253",
+    "Cf-Cert-Serial",
+    "Cf-Client-Cert-Too-Large",
     "Ssl-Client-Cert",
     "Ssl-Client-Verify",
     "Ssl-Client-Subject-Dn",
+    "Ssl-Client-Issuer-Dn",
+    "Ssl-Client-Cert-Too-Large",
     "X-Ssl-Client-Cert",
     "X-Amzn-Mtls-Clientcert",
     "X-Amzn-Mtls-Clientcert-Leaf",
@@ -43,12 +52,13 @@ const NAMES: &[&str] = &[
 const SEPARATORS: &str = "_.!#$%&'*+^`|~";
 
 /// What `client_auth.headers` may say.
-const SETS: [&str; 5] = [
+const SETS: [&str; 6] = [
     "[\"client-cert\"]",
     "[\"x-client-cert\"]",
     "[\"xfcc\"]",
     "[\"cf\"]",
-    "[\"client-cert\", \"x-client-cert\", \"xfcc\", \"cf\"]",
+    "[\"ingress\"]",
+    "[\"client-cert\", \"x-client-cert\", \"xfcc\", \"cf\", \"ingress\"]",
 ];
 
 /// A name with its letters in turn large and small.
@@ -192,8 +202,15 @@ fn t316_nothing_is_forged_where_a_certificate_is_asked_for() {
             assert_eq!(said.len(), 1, "{told:?}");
             assert_eq!(said[0].1, verify);
             if verify != "SUCCESS" {
-                for name in ["client-cert", "x-forwarded-client-cert", "x-client-cert-subject", "cf-client-cert-sha256"]
-                {
+                for name in [
+                    "client-cert",
+                    "x-forwarded-client-cert",
+                    "x-client-cert-subject",
+                    "cf-client-cert-sha256",
+                    "cf-cert-subject-dn",
+                    "ssl-client-subject-dn",
+                    "ssl-client-cert",
+                ] {
                     assert!(!has(&told, name), "{told:?}");
                 }
             }
@@ -213,7 +230,8 @@ fn t317_nothing_is_forged_where_a_certificate_is_required() {
         "x-client-cert-subject",
         "x-forwarded-client-cert",
         "cf-client-cert-sha256",
-        "client-cert",
+        "ssl-client-subject-dn",
+        "ssl-client-cert",
     ]) {
         let told = attack(&origin, &edge, &world.acme_client("alice"), name);
         assert!(has(&told, proof), "{name}: {told:?}");

@@ -32,6 +32,7 @@
 //! | 330-339 | `http1_bodies` | gigabytes in bounded memory; slow clients and origins that break |
 //! | 340-349 | `http1_tools` | curl, wrk and h2load in HTTP mode; reload and drain under load |
 //! | 350-359 | `handover` | HTTP, redirects and the access log across a hand-over |
+//! | 420-429 | `headers_identity` | what each set of identity headers says; forwarding headers from those we trust or not |
 //!
 //! Everything runs on the loopback network on ports the kernel chooses, needs no privileges, and is bounded in time. A
 //! case whose tool is not installed prints a line that begins with SKIPPED.
@@ -46,6 +47,7 @@ mod explain;
 mod flood;
 mod handover;
 mod harness;
+mod headers_identity;
 mod hello;
 mod http1_basics;
 mod http1_bodies;

@@ -1,24 +1,29 @@
 //! Text from a certificate as part of a field's value.
 //!
-//! One escaping for every field of text: percent-encoding. A byte outside printable ASCII, and any of `"` `%` `\` `;`,
-//! becomes `%` and two upper-case hexadecimal digits; decoding once gives the text back. What the certificate's author
-//! wrote can so end no line, no quoted string, no member of a list and no parameter.
+//! What the certificate's author wrote must end no line, no quoted string, no member of a list and no parameter. Two kinds
+//! of text, each with the escaping its readers know anyway:
 //!
-//! A distinguished name keeps the `,` `+` and `=` of its own structure (RFC 4514), so that an ordinary one is readable as
-//! it stands: `CN=ann,O=Acme`. Those in its values are encoded: an organisation called `x, CN=root` is
-//! `O=x%5C%2C CN%3Droot`, also to a reader who looks for `CN=` without decoding.
+//! A distinguished name is text by RFC 4514, in which every character with a meaning somewhere, and every byte beyond
+//! printable ASCII, is a backslash and two hexadecimal digits (section 2.4 allows it for any character). Any reader of such
+//! names undoes it. The `,` `+` and `=` of the name's own structure stay, so that an ordinary one is readable as it stands:
+//! `CN=ann,O=Acme`. An organisation called `x, CN=root` is `O=x\2C CN\3Droot`, also to a reader who looks for `CN=` and
+//! undoes nothing.
+//!
+//! A subject alternative name is percent-encoded (RFC 3986): decoding once gives the text back.
 
-/// Appends one byte as `%XX`.
-fn push_encoded(out: &mut String, byte: u8) {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    out.push('%');
-    out.push(char::from(DIGITS[usize::from(byte >> 4)]));
-    out.push(char::from(DIGITS[usize::from(byte & 15)]));
+const UPPER: &[u8; 16] = b"0123456789ABCDEF";
+const LOWER: &[u8; 16] = b"0123456789abcdef";
+
+/// Appends a mark and two digits.
+fn push_escaped(out: &mut String, mark: char, byte: u8) {
+    out.push(mark);
+    out.push(char::from(UPPER[usize::from(byte >> 4)]));
+    out.push(char::from(UPPER[usize::from(byte & 15)]));
 }
 
-/// Whether a byte has to be encoded wherever it stands.
-fn is_unsafe(byte: u8) -> bool {
-    !matches!(byte, b' '..=b'~') || matches!(byte, b'"' | b'%' | b'\\' | b';')
+/// Whether a byte may stand in the value of a distinguished name as it is.
+fn is_plain_in_value(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'+' | b',' | b';' | b'<' | b'=' | b'>' | b'\\')
 }
 
 /// Appends a distinguished name (RFC 4514 text).
@@ -29,15 +34,19 @@ pub fn push_distinguished_name(out: &mut String, name: &str) {
     while let Some(byte) = bytes.next() {
         match byte {
             b'\\' => {
-                // RFC 4514 section 2.4: the next character is escaped, or the next two are hexadecimal digits, which may
-                // stand as they are.
-                push_encoded(out, byte);
-                if let Some(escaped) = bytes.next() {
-                    if escaped.is_ascii_alphanumeric() {
-                        out.push(char::from(escaped))
-                    } else {
-                        push_encoded(out, escaped)
+                // RFC 4514 section 2.4: the next character is escaped, or the next two are hexadecimal digits.
+                let mut ahead = bytes.clone();
+                match (ahead.next(), ahead.next()) {
+                    (Some(high), Some(low)) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+                        let digit = |byte: u8| char::from(byte).to_digit(16).unwrap_or(0) as u8;
+                        push_escaped(out, '\\', digit(high) << 4 | digit(low));
+                        bytes = ahead;
                     }
+                    (Some(escaped), _) => {
+                        push_escaped(out, '\\', escaped);
+                        let _ = bytes.next();
+                    }
+                    (None, _) => push_escaped(out, '\\', byte),
                 }
             }
             b',' | b'+' => {
@@ -48,30 +57,29 @@ pub fn push_distinguished_name(out: &mut String, name: &str) {
                 in_value = true;
                 out.push('=');
             }
-            b'=' => push_encoded(out, byte),
-            byte if is_unsafe(byte) => push_encoded(out, byte),
-            byte => out.push(char::from(byte)),
+            byte if is_plain_in_value(byte) => out.push(char::from(byte)),
+            byte => push_escaped(out, '\\', byte),
         }
     }
 }
 
-/// Appends a subject alternative name: what may stand in a list, so without comma and space too.
+/// Appends a subject alternative name: what may stand in a list, and in quotes.
 pub fn push_name(out: &mut String, name: &str) {
     for byte in name.bytes() {
-        if is_unsafe(byte) || matches!(byte, b',' | b' ') {
-            push_encoded(out, byte);
-        } else {
+        // RFC 3986 section 2.2: a reserved character keeps its meaning, but those end a member of a list here.
+        if matches!(byte, b'!'..=b'~') && !matches!(byte, b'"' | b'%' | b'\\' | b';' | b',') {
             out.push(char::from(byte));
+        } else {
+            push_escaped(out, '%', byte);
         }
     }
 }
 
 /// Appends lower-case hexadecimal, two digits a byte.
 pub fn push_hex(out: &mut String, bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for byte in bytes {
-        out.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        out.push(char::from(DIGITS[usize::from(byte & 15)]));
+        out.push(char::from(LOWER[usize::from(byte >> 4)]));
+        out.push(char::from(LOWER[usize::from(byte & 15)]));
     }
 }
 
@@ -93,25 +101,35 @@ mod tests {
         out
     }
 
-    /// Percent-decodes once, as a reader does.
-    fn decode(text: &str) -> Vec<u8> {
+    /// Undoes escapes of a mark and two digits, and those of a backslash and a character, as a reader does.
+    fn decode(mark: u8, text: &str) -> Vec<u8> {
         let mut out = Vec::new();
-        let mut bytes = text.bytes();
-        while let Some(byte) = bytes.next() {
-            out.push(match byte {
-                b'%' => {
-                    let digit = |byte: Option<u8>| char::from(byte.expect("two digits")).to_digit(16).expect("a digit");
-                    (digit(bytes.next()) * 16 + digit(bytes.next())) as u8
+        let mut rest = text.as_bytes();
+        let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+        while let [first, after @ ..] = rest {
+            rest = after;
+            if *first != mark {
+                out.push(*first);
+                continue;
+            }
+            match rest {
+                [high, low, after @ ..] if digit(*high).is_some() && digit(*low).is_some() => {
+                    out.push(digit(*high).unwrap_or(0) << 4 | digit(*low).unwrap_or(0));
+                    rest = after;
                 }
-                byte => byte,
-            });
+                [escaped, after @ ..] if mark == b'\\' => {
+                    out.push(*escaped);
+                    rest = after;
+                }
+                _ => out.push(*first),
+            }
         }
         out
     }
 
     #[test]
     fn ordinary_names_stay_readable() {
-        for plain in ["CN=ann,OU=Ops+UID=7,O=Acme Inc.,C=DE", "2.5.4.97=#0C03585858,CN=a'b(c)", ""] {
+        for plain in ["CN=ann,OU=Ops+UID=7,O=Acme Inc.,C=DE", "2.5.4.97=#0C03585858,CN=a'b(c)%", ""] {
             assert_eq!(distinguished_name(plain), plain);
         }
         for plain in ["pay.acme.example", "spiffe://acme/ops/ann", "ann@acme.example", "https://a/?b=c&d"] {
@@ -122,18 +140,19 @@ mod tests {
     #[test]
     fn hostile_names_are_encoded() {
         for (text, expected) in [
-            ("CN=a\\,CN=root", "CN=a%5C%2CCN%3Droot"),
-            ("CN=a\\+b\\=c", "CN=a%5C%2Bb%5C%3Dc"),
-            ("CN=a\\\\", "CN=a%5C%5C"),
-            ("CN=a\\\\,O=b", "CN=a%5C%5C,O=b"),
-            ("CN=a\\\"b", "CN=a%5C%22b"),
-            ("CN=a\\;b", "CN=a%5C%3Bb"),
-            ("CN=a\\0D\\0AX: y", "CN=a%5C0D%5C0AX: y"),
-            ("CN=a\r\nX: y", "CN=a%0D%0AX: y"),
-            ("CN=50%", "CN=50%25"),
-            ("CN=b\u{fc}", "CN=b%C3%BC"),
-            ("CN=\\ a\\ ", "CN=%5C%20a%5C%20"),
-            ("CN=a\\", "CN=a%5C"),
+            ("CN=a\\,CN=root", "CN=a\\2CCN\\3Droot"),
+            ("CN=a\\+b\\=c=d", "CN=a\\2Bb\\3Dc\\3Dd"),
+            ("CN=a\\\\", "CN=a\\5C"),
+            ("CN=a\\\\,O=b", "CN=a\\5C,O=b"),
+            ("CN=a\\\"b", "CN=a\\22b"),
+            ("CN=a\\;b", "CN=a\\3Bb"),
+            ("CN=a\\0D\\0aX: y", "CN=a\\0D\\0AX: y"),
+            ("CN=a\r\nX: y", "CN=a\\0D\\0AX: y"),
+            ("CN=50%2C", "CN=50%2C"),
+            ("CN=b\u{fc}", "CN=b\\C3\\BC"),
+            ("CN=\\ a\\ ", "CN=\\20a\\20"),
+            ("CN=\\#a\\<b\\>", "CN=\\23a\\3Cb\\3E"),
+            ("CN=a\\", "CN=a\\5C"),
         ] {
             assert_eq!(distinguished_name(text), expected);
         }
@@ -141,15 +160,22 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a certificate says: the text comes back, and nothing that ends a value comes out.
+        /// Whatever a certificate says: the text comes back, and nothing that ends a value comes out. Of backslashes only
+        /// those of escapes are left.
         #[test]
         fn no_text_leaves_its_place(text in "(\\PC|[\\\\,;\"=%\r\n\t ]){0,40}") {
-            for encoded in [distinguished_name(&text), name(&text)] {
-                prop_assert_eq!(decode(&encoded), text.as_bytes());
+            let (dn, san) = (distinguished_name(&text), name(&text));
+            prop_assert_eq!(decode(b'\\', &dn), decode(b'\\', &text));
+            prop_assert_eq!(decode(b'%', &san), text.as_bytes());
+            for encoded in [&dn, &san] {
                 prop_assert!(encoded.bytes().all(|byte| matches!(byte, b' '..=b'~')));
-                prop_assert!(!encoded.contains(['"', '\\', ';']));
+                prop_assert!(!encoded.contains(['"', ';']));
             }
-            prop_assert!(!name(&text).contains([',', ' ']));
+            prop_assert!(!san.contains([',', ' ', '\\']));
+            for (at, _) in dn.match_indices('\\') {
+                let digits = dn.get(at + 1..at + 3).unwrap_or_default();
+                prop_assert!(digits.len() == 2 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()), "{}", dn);
+            }
         }
 
         /// A value with any characters stays one value: the encoded name has as many separators as names that were put

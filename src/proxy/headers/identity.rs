@@ -1,67 +1,113 @@
 //! The fields that tell an origin who the client is.
+//!
+//! Each set is a function of what is known of the client; `docs/identity-headers.md` describes them for those who read
+//! them. A verdict is told wherever clients are asked, an identity only for a certificate that was accepted (DECISIONS 22).
+//! A certificate that is too long for its field is left out whole and told of in another one: half of one is nobody's, and
+//! an origin that finds none must not take the client for one without.
 
+mod cf;
+mod ingress;
+mod pem;
+#[cfg(test)]
+mod tests;
+mod x_client_cert;
+mod xfcc;
+
+use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::CertificateDer;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
-use super::escape::{push_distinguished_name, push_hex, push_name};
 use super::session::SessionFacts;
-use crate::policy::{Identity, Verdict};
+use crate::policy::Verdict;
 use crate::registry::ClientAuthMode;
 
-/// The longest value that is sent; a field with a longer one is left out, never cut: half a name is another client's.
+/// The longest value with one certificate in it, and of any other text, as it is sent.
 ///
-/// A chain has at most 16 KiB, in base64 22 KiB; a certificate of that size full of names that have to be escaped would
-/// come to three times that in each set. Origins take heads of 8 to 64 KiB.
-const VALUE_BYTES_MAX: usize = 24 * 1024;
+/// Cloudflare sends leaves up to this. One of 10 KiB has 7.5 KiB of DER; an RSA-4096 one with a dozen names has 2. Origins
+/// take heads of 8 (nginx) to 64 KiB.
+const VALUE_BYTES_MAX: usize = 10 * 1024;
 
-/// Appends every identity field of the session (DECISIONS 22): `X-Client-Cert-Verify` wherever clients are asked, the
-/// sets only for a certificate that was accepted.
+/// The longest value with the rest of a chain in it, as Cloudflare has it too. Three intermediates of RSA-4096 have 8 KiB.
+const CHAIN_VALUE_BYTES_MAX: usize = 16 * 1024;
+
+/// Appends every identity field of the session.
 pub(super) fn push_fields(out: &mut String, facts: &SessionFacts<'_>) {
     if facts.mode == ClientAuthMode::Off {
         return;
     }
-    push_field(out, "X-Client-Cert-Verify", |value| value.push_str(&facts.verdict.to_string()));
-    if facts.verdict != Verdict::Success {
+    let (sets, verdict) = (facts.sets, facts.verdict);
+    push_field(out, "X-Client-Cert-Verify", VALUE_BYTES_MAX, |value| value.push_str(&verdict.to_string()));
+    if sets.cf {
+        cf::push_verdict(out, verdict);
+    }
+    if sets.ingress {
+        ingress::push_verdict(out, verdict);
+    }
+    if verdict != Verdict::Success {
         return;
     }
-    if let [leaf, issuers @ ..] = facts.chain {
-        if facts.sets.client_cert {
-            push_field(out, "Client-Cert", |value| push_byte_sequence(value, leaf));
-            if !issuers.is_empty() {
-                push_field(out, "Client-Cert-Chain", |value| push_chain(value, issuers));
-            }
-        }
-        if facts.sets.cf {
-            push_field(out, "Cf-Client-Cert-Der-Base64", |value| STANDARD.encode_string(leaf, value));
-        }
+    if sets.client_cert
+        && let [leaf, issuers @ ..] = facts.chain
+    {
+        push_client_cert(out, leaf, issuers);
     }
-    if let Some(identity) = facts.identity {
-        if facts.sets.x_client_cert {
-            push_x_client_cert(out, identity);
-        }
-        if facts.sets.xfcc {
-            push_field(out, "X-Forwarded-Client-Cert", |value| push_xfcc(value, identity));
-        }
-        if facts.sets.cf {
-            push_field(out, "Cf-Client-Cert-Sha256", |value| push_hex(value, &identity.fingerprint_sha256));
-        }
+    let leaf = facts.chain.first();
+    let Some(identity) = facts.identity else { return };
+    if sets.x_client_cert {
+        x_client_cert::push(out, identity);
+    }
+    if sets.xfcc {
+        xfcc::push(out, identity, facts.chain);
+    }
+    if sets.cf {
+        cf::push(out, identity, leaf);
+    }
+    if sets.ingress {
+        ingress::push(out, identity, leaf);
     }
 }
 
-/// Appends a field unless its value is empty or too long.
-fn push_field(out: &mut String, name: &str, push_value: impl FnOnce(&mut String)) {
+/// Appends a field, unless its value is empty or longer than `most`. Whether it was too long.
+fn push_field(out: &mut String, name: &str, most: usize, push_value: impl FnOnce(&mut String)) -> bool {
     let before = out.len();
     out.push_str(name);
     out.push_str(": ");
     let start = out.len();
     push_value(out);
-    if out.len() == start || out.len() - start > VALUE_BYTES_MAX {
+    let bytes = out.len() - start;
+    if bytes == 0 || bytes > most {
         out.truncate(before);
     } else {
         out.push_str("\r\n");
+    }
+    bytes > most
+}
+
+/// `Client-Cert` and `Client-Cert-Chain` (RFC 9440). In the place of one that is too long stands a field of the same
+/// structure, with the SHA-256 of each certificate.
+fn push_client_cert(out: &mut String, leaf: &CertificateDer<'_>, issuers: &[CertificateDer<'_>]) {
+    let fingerprint = |der: &CertificateDer<'_>| digest(&SHA256, der);
+    if push_field(out, "Client-Cert", VALUE_BYTES_MAX, |value| push_byte_sequence(value, leaf)) {
+        push_field(out, "Client-Cert-Too-Large", VALUE_BYTES_MAX, |value| {
+            push_byte_sequence(value, fingerprint(leaf).as_ref());
+        });
+    }
+    // The rest of the chain in the order of the handshake (RFC 9440 section 2.3).
+    let push_list = |value: &mut String, push_one: &dyn Fn(&mut String, &CertificateDer<'_>)| {
+        for (index, issuer) in issuers.iter().enumerate() {
+            if index > 0 {
+                value.push_str(", ");
+            }
+            push_one(value, issuer);
+        }
+    };
+    if push_field(out, "Client-Cert-Chain", CHAIN_VALUE_BYTES_MAX, |value| {
+        push_list(value, &|value, issuer| push_byte_sequence(value, issuer));
+    }) {
+        push_field(out, "Client-Cert-Chain-Too-Large", CHAIN_VALUE_BYTES_MAX, |value| {
+            push_list(value, &|value, issuer| push_byte_sequence(value, fingerprint(issuer).as_ref()));
+        });
     }
 }
 
@@ -70,67 +116,4 @@ fn push_byte_sequence(out: &mut String, bytes: &[u8]) {
     out.push(':');
     STANDARD.encode_string(bytes, out);
     out.push(':');
-}
-
-/// The rest of the chain in the order of the handshake (RFC 9440 section 2.3).
-fn push_chain(out: &mut String, issuers: &[CertificateDer<'_>]) {
-    for (index, issuer) in issuers.iter().enumerate() {
-        if index > 0 {
-            out.push_str(", ");
-        }
-        push_byte_sequence(out, issuer);
-    }
-}
-
-fn push_x_client_cert(out: &mut String, identity: &Identity) {
-    push_field(out, "X-Client-Cert-Subject", |value| push_distinguished_name(value, &identity.subject));
-    push_field(out, "X-Client-Cert-Issuer", |value| push_distinguished_name(value, &identity.issuer));
-    push_field(out, "X-Client-Cert-Serial", |value| value.push_str(&identity.serial));
-    push_field(out, "X-Client-Cert-Fingerprint", |value| push_hex(value, &identity.fingerprint_sha256));
-    push_field(out, "X-Client-Cert-San", |value| push_alternative_names(value, identity));
-    push_field(out, "X-Client-Cert-Not-After", |value| {
-        let time = OffsetDateTime::from_unix_timestamp(identity.not_after_unix_s).ok();
-        // A year past 9999 has no form in RFC 3339; the field is left out.
-        value.push_str(&time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default());
-    });
-}
-
-/// `DNS:...,URI:...,email:...,IP:...`, each with the name of its type as OpenSSL prints it.
-fn push_alternative_names(out: &mut String, identity: &Identity) {
-    let addresses: Vec<String> = identity.san_ip.iter().map(ToString::to_string).collect();
-    let lists = [
-        ("DNS:", &identity.san_dns),
-        ("URI:", &identity.san_uri),
-        ("email:", &identity.san_email),
-        ("IP:", &addresses),
-    ];
-    let names = lists.into_iter().flat_map(|(kind, names)| names.iter().map(move |name| (kind, name)));
-    for (index, (kind, name)) in names.enumerate() {
-        if index > 0 {
-            out.push(',');
-        }
-        out.push_str(kind);
-        push_name(out, name);
-    }
-}
-
-/// One element as Envoy writes it, of those keys that tell who the client is.
-///
-/// Envoy quotes a value with `,` `;` or `=` in it and escapes a quote with a backslash, which readers undo differently; no
-/// value of ours has a quote or a backslash in it (see `escape`).
-fn push_xfcc(out: &mut String, identity: &Identity) {
-    out.push_str("Hash=");
-    push_hex(out, &identity.fingerprint_sha256);
-    out.push_str(";Subject=\"");
-    push_distinguished_name(out, &identity.subject);
-    out.push('"');
-    for (key, names) in [(";URI=", &identity.san_uri), (";DNS=", &identity.san_dns)] {
-        for name in names {
-            let quote = if name.contains('=') { "\"" } else { "" };
-            out.push_str(key);
-            out.push_str(quote);
-            push_name(out, name);
-            out.push_str(quote);
-        }
-    }
 }

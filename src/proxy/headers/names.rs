@@ -29,6 +29,7 @@ pub enum Meaning {
     ForwardedFor,
     ForwardedProto,
     ForwardedHost,
+    ForwardedPort,
     /// Any other `X-Forwarded-*`.
     ForwardedOther,
     RequestId,
@@ -132,6 +133,8 @@ fn known_x(name: &[u8]) -> Meaning {
             Meaning::ForwardedProto
         } else if is(b"host") {
             Meaning::ForwardedHost
+        } else if is(b"port") {
+            Meaning::ForwardedPort
         } else {
             Meaning::ForwardedOther
         }
@@ -161,6 +164,8 @@ mod tests {
     pub(crate) const IDENTITIES: &[&str] = &[
         "Client-Cert",
         "Client-Cert-Chain",
+        "Client-Cert-Too-Large",
+        "Client-Cert-Chain-Too-Large",
         "Client-Cert-Present",
         "X-Client-Cert",
         "X-Client-Cert-Verify",
@@ -170,7 +175,9 @@ mod tests {
         "X-Client-Cert-Fingerprint",
         "X-Client-Cert-San",
         "X-Client-Cert-Not-After",
+        "X-Client-Cert-Too-Large",
         "X-Forwarded-Client-Cert",
+        "X-Forwarded-Client-Cert-Too-Large",
         "X-Forwarded-Tls-Client-Cert",
         "X-Forwarded-Tls-Client-Cert-Info",
         "X-Amzn-Mtls-Clientcert",
@@ -180,11 +187,16 @@ mod tests {
         "Ssl-Client-Cert",
         "Ssl-Client-Verify",
         "Ssl-Client-Subject-Dn",
+        "Ssl-Client-Issuer-Dn",
+        "Ssl-Client-Cert-Too-Large",
+        "Ssl-Client-Subject-Dn-Too-Large",
         "X-Ssl-Client-Cn",
         "Cf-Client-Cert-Der-Base64",
         "Cf-Client-Cert-Sha256",
         "Cf-Cert-Verified",
         "Cf-Cert-Subject-Dn",
+        "Cf-Cert-Presented",
+        "Cf-Client-Cert-Too-Large",
     ];
 
     #[test]
@@ -220,7 +232,9 @@ mod tests {
             ("X_Forwarded-For", Meaning::Disguised),
             ("X-Forwarded-Proto", Meaning::ForwardedProto),
             ("X-Forwarded-Host", Meaning::ForwardedHost),
-            ("X-Forwarded-Port", Meaning::ForwardedOther),
+            ("X-Forwarded-Port", Meaning::ForwardedPort),
+            ("X_Forwarded_Port", Meaning::Disguised),
+            ("X-Forwarded-Server", Meaning::ForwardedOther),
             ("X-Request-ID", Meaning::RequestId),
             ("X_Request_ID", Meaning::Disguised),
         ] {

@@ -69,8 +69,8 @@ impl SessionFields {
 
     /// At most how many bytes [`SessionFields::write`] appends, without what a trusted peer sent.
     pub(in crate::proxy) fn bytes_max(&self, authority: &str, request_id: &str) -> usize {
-        /// Names of the five fields with their separators, `https` and two quotes.
-        const NAMES_BYTES: usize = 128;
+        /// Names of the six fields with their separators, `https`, a port and two quotes.
+        const NAMES_BYTES: usize = 160;
         let own = self.identity.len() + self.client.len() + self.forwarded.len();
         own + 2 * authority.len() + request_id.len() + NAMES_BYTES
     }
@@ -107,13 +107,21 @@ impl SessionFields {
         push_list(out, kept(Meaning::ForwardedFor));
         out.extend_from_slice(self.client.as_bytes());
         // The first proxy knows what the client spoke and asked for; ours is said only if it said nothing.
+        let mut is_ours = true;
         for (name, meaning, own) in [
             ("\r\nX-Forwarded-Proto: ", Meaning::ForwardedProto, "https"),
             ("\r\nX-Forwarded-Host: ", Meaning::ForwardedHost, authority),
         ] {
             out.extend_from_slice(name.as_bytes());
             let theirs = kept(meaning).find(|value| !value.is_empty());
+            is_ours &= theirs.is_none();
             out.extend_from_slice(theirs.unwrap_or(own.as_bytes()));
+        }
+        // A port belongs to its host and protocol: ours beside theirs would make an address that is nobody's.
+        let theirs = kept(Meaning::ForwardedPort).find(|value| !value.is_empty());
+        if let Some(port) = theirs.or(is_ours.then_some(port_of(authority).as_bytes())) {
+            out.extend_from_slice(b"\r\nX-Forwarded-Port: ");
+            out.extend_from_slice(port);
         }
         out.extend_from_slice(b"\r\nForwarded: ");
         // A quote that never ends would swallow our element.
@@ -126,6 +134,16 @@ impl SessionFields {
         for part in [quote, authority.as_bytes(), quote, b"\r\n"] {
             out.extend_from_slice(part);
         }
+    }
+}
+
+/// The port a client asked for: what it wrote into the authority, or that of https. The port it reached us by may be
+/// another one, behind a translation of addresses.
+fn port_of(authority: &str) -> &str {
+    let after_host = authority.rsplit_once(']').map_or(authority, |(_, rest)| rest);
+    match after_host.rsplit_once(':') {
+        Some((_, port)) if !port.is_empty() => port,
+        _ => "443",
     }
 }
 

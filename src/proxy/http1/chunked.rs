@@ -327,6 +327,7 @@ fn may_trail(meaning: Meaning, way: Way) -> bool {
         | M::ForwardedFor
         | M::ForwardedProto
         | M::ForwardedHost
+        | M::ForwardedPort
         | M::ForwardedOther
         | M::RequestId => way.to_client,
     }
