@@ -74,6 +74,7 @@ fn writing(c: &mut Criterion) {
         }),
         alpn: Some(b"http/1.1"),
         authority: Some("pay.acme.example"),
+        unique_id: None,
         ssl: Some(Ssl {
             version: "TLSv1.3",
             cipher: Some("TLS13_AES_128_GCM_SHA256"),
@@ -109,6 +110,8 @@ fn logging(c: &mut Criterion) {
         cipher: "TLS_AES_128_GCM_SHA256".into(),
         resumed: false,
         client: Some(SocketAddr::from(([192, 0, 2, 7], 51000))),
+        via: None,
+        unique_id: None,
         verdict: Verdict::Success,
         leaf: Some(certificate().into()),
         text: OnceLock::new(),

@@ -25,7 +25,7 @@ use super::schema::origin::{OriginReference, origin, unfit};
 use super::schema::tls::{SUITES_CANNOT_SERVE, TLS_KEYS, suites_can_serve, tls};
 use super::schema::{ROOT_KEYS, settings};
 use super::types::{Admin, Cache, Config, Hostname, Limits, Log, Server, Tls};
-use crate::registry::{Mode, Name, Origin, OriginAddress, Scheme};
+use crate::registry::{Mode, Name, Origin, OriginAddress, ProxyProtocol, Scheme};
 
 /// How deep files may include files: the main file is at depth 0. Two levels are in use (a directory of customers, each
 /// with parts), four leave room, and a loop of links ends.
@@ -175,7 +175,7 @@ impl Draft {
             response_timeout: Duration::ZERO,
             idle_connections_max: 0,
             share: false,
-            proxy_protocol: false,
+            proxy_protocol: ProxyProtocol::Off,
         });
         for draft in drafts {
             let named_at = draft.origin.as_ref().map(|(_, place)| place.clone());
@@ -303,7 +303,7 @@ impl Draft {
             hostname.mode == Mode::Http || hostname.alpn.iter().any(|name| name.starts_with(b"http/") || name == b"h2")
         };
         for (index, hostname) in hostnames.iter().enumerate() {
-            if hostname.mode != Mode::Tcp || hostname.origin.proxy_protocol {
+            if hostname.mode != Mode::Tcp || hostname.origin.proxy_protocol == ProxyProtocol::V2 {
                 continue;
             }
             let others = hostname.origin.addresses.iter().filter_map(|address| users.get(address)).flatten();

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::policy::rules::VerifySelector;
-use crate::registry::{ClientAuthMode, Mode, OriginAddress, TlsVersion};
+use crate::registry::{ClientAuthMode, Mode, OriginAddress, ProxyProtocol, TlsVersion};
 use crate::tls::Provider;
 
 /// A directory with these files; the first is the main one.
@@ -170,7 +170,7 @@ deny = true
     assert!(acme.certificates[0].private_key.ends_with("etc/conf.d/rsa.key"));
     assert_eq!(acme.certificates[1].certificate, Path::new("/abs/ec.pem"));
     assert_eq!(acme.origin.name, "app");
-    assert!(acme.origin.proxy_protocol);
+    assert_eq!(acme.origin.proxy_protocol, ProxyProtocol::V2);
     assert_eq!(acme.origin.connect_timeout, Duration::from_millis(100));
     assert_eq!(acme.origin.addresses[0], OriginAddress::Tcp { host: "app.example".to_owned(), port: 80 });
     assert!(matches!(&acme.origin.addresses[1], OriginAddress::Unix(path) if path.ends_with("etc/app.sock")));
@@ -326,11 +326,13 @@ fn each_fault_has_its_line() {
             "3:31: idle_connections_per_worker must be between 0 and 4096, not 5000",
         ),
         ("[server]\ntrusted_proxies = ['here']", "2:20: trusted_proxies must be an address or a network"),
+        ("[server]\nproxy_protocol_from = ['lb']", "2:24: proxy_protocol_from must be an address or a network"),
+        ("[server]\nproxy_protocol_from = ['10.0.0.1/8']", "2:24: proxy_protocol_from is \"10.0.0.1/8\": bits are set"),
         ("[limits]\nheaders = 1000", "2:11: headers must be between 8 and 256, not 1000"),
         ("[limits]\nbody_bytes = 'no limit'", "2:14: body_bytes is not a size: \"no limit\""),
         (
-            "[origin.app]\nurl = 'tcp://h:1'\nproxy_protocol = 'v1'",
-            "3:18: proxy_protocol must be \"off\" or \"v2\", not \"v1\"",
+            "[origin.app]\nurl = 'tcp://h:1'\nproxy_protocol = 'v3'",
+            "3:18: proxy_protocol must be \"off\", \"v1\" or \"v2\", not \"v3\"",
         ),
         ("[origin.app]\nurl = 'tcp://h:1'\nshare = true", "3:9: share has no meaning for tcp://"),
         ("[hostname]\nname = 'a'", "1:1: hostname must be an array of tables, each begun by [[hostname]], not a table"),

@@ -47,6 +47,8 @@ pub struct Server {
     pub state_dir: PathBuf,
     /// Peers whose `X-Forwarded-*`, `Forwarded` and `X-Request-Id` are kept.
     pub trusted_proxies: Vec<IpNet>,
+    /// Peers whose connections begin with a PROXY header, in `listen` and `redirect` alike.
+    pub proxy_protocol_from: Vec<IpNet>,
     /// Where plain HTTP is answered with a redirect to https, and with nothing else. All different, none in `listen`;
     /// empty: nowhere.
     pub redirect: Vec<SocketAddr>,

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::policy::{Decision, Facts, Identity, Refusal, Verdict};
 use crate::proxy::{http1, proxy_protocol};
 use crate::registry::name::normalise_sni;
-use crate::registry::{ClientAuthMode, HostnameRecord, Mode, Name, OriginAddress, Resolution};
+use crate::registry::{ClientAuthMode, HostnameRecord, Mode, Name, OriginAddress, ProxyProtocol, Resolution};
 use crate::tls::trace::{self, Fault, Found, Trace};
 use crate::tls::{Factory, Options, failure};
 
@@ -234,8 +234,11 @@ impl Answer {
                 )
             }
             Mode::Http => format!("its address and hostname in forwarding headers, and verify {verdict}; no identity"),
-            Mode::Tcp if !record.origin.proxy_protocol => {
+            Mode::Tcp if record.origin.proxy_protocol == ProxyProtocol::Off => {
                 "nothing of the client: proxy_protocol is off, and the bytes are forwarded as they come".into()
+            }
+            Mode::Tcp if record.origin.proxy_protocol == ProxyProtocol::V1 => {
+                "a PROXY v1 header: the client's address".into()
             }
             Mode::Tcp => {
                 let name = self.name.as_deref().unwrap_or("none");

@@ -66,6 +66,7 @@ fn worker(config: &Config, index: usize, cpu: Option<usize>, connections_max: us
         tunnel_timeout: limits.tunnel_timeout,
         drain_timeout: limits.drain_timeout,
         trusted_proxies: config.server.trusted_proxies.clone(),
+        proxy_protocol_from: config.server.proxy_protocol_from.clone(),
         http: HttpLimits {
             header_timeout: limits.header_timeout,
             idle_timeout: limits.idle_timeout,
@@ -110,6 +111,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("server.redirect", old.server.redirect != new.server.redirect),
         ("server.redirect_port", old.server.redirect_port != new.server.redirect_port),
         ("server.state_dir", old.server.state_dir != new.server.state_dir),
+        ("server.proxy_protocol_from", old.server.proxy_protocol_from != new.server.proxy_protocol_from),
         ("server.trusted_proxies", old.server.trusted_proxies != new.server.trusted_proxies),
         ("admin.socket", old.admin.socket != new.admin.socket),
         ("admin.listen", old.admin.listen != new.admin.listen),
@@ -154,6 +156,7 @@ pub(super) mod tests {
                 cpus: None,
                 state_dir: "state".into(),
                 trusted_proxies: vec![],
+                proxy_protocol_from: vec![],
                 redirect: vec![],
                 redirect_port: None,
             },

@@ -1,7 +1,9 @@
-//! The PROXY protocol, version 2, as sent to an origin: who the client is and what TLS found out about it.
+//! The PROXY protocol: as sent to an origin, who the client is and what TLS found out about it; and as read from a balancer
+//! in front of us (`read`).
 //!
 //! For the tunnel, which writes the header before the first byte of a connection. By the specification "The PROXY
-//! protocol, Versions 1 & 2" of HAProxy (doc/proxy-protocol.txt), section 2.2; section numbers below are its.
+//! protocol, Versions 1 & 2" of HAProxy (doc/proxy-protocol.txt); section numbers below are its. Version 1 has room for
+//! addresses only.
 //!
 //! Of the certificate's names only the common name is sent. The specification has no TLV for subjectAltName, and its range
 //! for own use (0xE0 to 0xEF) has no agreed meaning: no origin would read it. Who needs SANs in an origin writes rules, or
@@ -10,9 +12,13 @@
 //! The header is bounded by [`HEADER_BYTES_MAX`]. A value that is longer than [`VALUE_BYTES_MAX`] is left out, never
 //! cut: half a common name is another client's.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crc::{CRC_32_ISCSI, Crc};
 
 use crate::policy::{Refusal, Verdict};
+
+pub mod read;
 
 /// The longest value of a TLV that is sent.
 ///
@@ -20,13 +26,18 @@ use crate::policy::{Refusal, Verdict};
 /// characters (RFC 5280 appendix A.1); only a common name that breaks its bound can be longer.
 pub const VALUE_BYTES_MAX: usize = 255;
 
-/// The longest header: fixed part, IPv6 addresses, ALPN, authority, and SSL with its three values.
+/// The longest unique id (section 2.2.5).
+pub const UNIQUE_ID_BYTES_MAX: usize = 128;
+
+/// The longest header: fixed part, IPv6 addresses, checksum, ALPN, authority, unique id, and SSL with its three values.
 ///
 /// Section 2.2 wants it smaller than a segment, so that it arrives at once; the smallest IPv6 MTU of 1280 bytes leaves
 /// 1220 for it. Two values are short by nature: the version of TLS and the name of a cipher suite.
 pub const HEADER_BYTES_MAX: usize = 16
     + 36
+    + (3 + 4)
     + 2 * (3 + VALUE_BYTES_MAX)
+    + (3 + UNIQUE_ID_BYTES_MAX)
     + (3 + 5)
     + (3 + VERSION_BYTES_MAX)
     + (3 + CIPHER_BYTES_MAX)
@@ -50,14 +61,20 @@ const VERSION_2_PROXY: u8 = 0x21;
 const UNSPEC: u8 = 0x00;
 const TCP_OVER_IPV4: u8 = 0x11;
 const TCP_OVER_IPV6: u8 = 0x21;
+const UNIX_STREAM: u8 = 0x31;
 
 // Types of TLVs, section 2.2.
 const TYPE_ALPN: u8 = 0x01;
 const TYPE_AUTHORITY: u8 = 0x02;
+const TYPE_CRC32C: u8 = 0x03;
+const TYPE_UNIQUE_ID: u8 = 0x05;
 const TYPE_SSL: u8 = 0x20;
 const SUBTYPE_SSL_VERSION: u8 = 0x21;
 const SUBTYPE_SSL_CN: u8 = 0x22;
 const SUBTYPE_SSL_CIPHER: u8 = 0x23;
+
+/// The checksum of section 2.2.3, which RFC 4960 appendix B describes (the one of iSCSI).
+const CRC32C: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 
 // Bits of the client field, section 2.2.6.
 const CLIENT_SSL: u8 = 0x01;
@@ -73,6 +90,8 @@ pub struct Header<'a> {
     pub alpn: Option<&'a [u8]>,
     /// The server name the client asked for.
     pub authority: Option<&'a str>,
+    /// The id a balancer in front of us gave the connection.
+    pub unique_id: Option<&'a [u8]>,
     /// What TLS found out; `None` for a connection without TLS.
     pub ssl: Option<Ssl<'a>>,
 }
@@ -147,7 +166,22 @@ pub fn verify_code(verdict: Verdict) -> u32 {
 }
 
 impl Header<'_> {
-    /// Appends the header to `out`, at most [`HEADER_BYTES_MAX`] bytes.
+    /// Appends the header to `out` in version 1, at most 107 bytes: the addresses alone.
+    pub fn encode_v1(&self, out: &mut Vec<u8>) {
+        let line = match self.endpoints.map(|endpoints| (endpoints, pair(endpoints))) {
+            None => "PROXY UNKNOWN\r\n".to_owned(),
+            Some((Endpoints { source, destination }, pair)) => {
+                let (source_port, destination_port) = (source.port(), destination.port());
+                match pair {
+                    Pair::V4(from, to) => format!("PROXY TCP4 {from} {to} {source_port} {destination_port}\r\n"),
+                    Pair::V6(from, to) => format!("PROXY TCP6 {from} {to} {source_port} {destination_port}\r\n"),
+                }
+            }
+        };
+        out.extend_from_slice(line.as_bytes());
+    }
+
+    /// Appends the header to `out` in version 2, at most [`HEADER_BYTES_MAX`] bytes.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let start = out.len();
         out.reserve(HEADER_BYTES_MAX);
@@ -157,12 +191,17 @@ impl Header<'_> {
             None => out.extend_from_slice(&[UNSPEC, 0, 0]),
             Some(endpoints) => push_endpoints(out, endpoints),
         }
+        push_tlv(out, TYPE_CRC32C, Some(&[0; 4]), 4);
+        let sum_at = out.len() - 4;
         push_tlv(out, TYPE_ALPN, self.alpn, VALUE_BYTES_MAX);
         push_tlv(out, TYPE_AUTHORITY, self.authority.map(str::as_bytes), VALUE_BYTES_MAX);
+        push_tlv(out, TYPE_UNIQUE_ID, self.unique_id, UNIQUE_ID_BYTES_MAX);
         if let Some(ssl) = &self.ssl {
             ssl.encode(out);
         }
         set_length(out, start + 14, start + 16);
+        let sum = read::checksum(&out[start..], sum_at - start);
+        out[sum_at..sum_at + 4].copy_from_slice(&sum.to_be_bytes());
     }
 }
 
@@ -191,20 +230,34 @@ impl Ssl<'_> {
     }
 }
 
-/// Family, a place for the length, addresses and ports. Two IPv4 addresses (IPv4-mapped ones are such: a dual-stack
-/// listener sees IPv4 clients so) make an IPv4 header; mixed ones an IPv6 header, the IPv4 one mapped.
+/// The addresses of both ends, of one family.
+enum Pair {
+    V4(Ipv4Addr, Ipv4Addr),
+    V6(Ipv6Addr, Ipv6Addr),
+}
+
+/// Two IPv4 addresses (IPv4-mapped ones are such: a dual-stack listener sees IPv4 clients so) make an IPv4 header; mixed
+/// ones an IPv6 header, the IPv4 one mapped.
+fn pair(endpoints: Endpoints) -> Pair {
+    match (endpoints.source.ip().to_canonical(), endpoints.destination.ip().to_canonical()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => Pair::V4(from, to),
+        (from, to) => Pair::V6(as_ipv6(from), as_ipv6(to)),
+    }
+}
+
+/// Family, a place for the length, addresses and ports.
 fn push_endpoints(out: &mut Vec<u8>, endpoints: Endpoints) {
     let Endpoints { source, destination } = endpoints;
-    match (source.ip().to_canonical(), destination.ip().to_canonical()) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => {
+    match pair(endpoints) {
+        Pair::V4(from, to) => {
             out.extend_from_slice(&[TCP_OVER_IPV4, 0, 0]);
             out.extend_from_slice(&from.octets());
             out.extend_from_slice(&to.octets());
         }
-        (from, to) => {
+        Pair::V6(from, to) => {
             out.extend_from_slice(&[TCP_OVER_IPV6, 0, 0]);
-            out.extend_from_slice(&as_ipv6(from).octets());
-            out.extend_from_slice(&as_ipv6(to).octets());
+            out.extend_from_slice(&from.octets());
+            out.extend_from_slice(&to.octets());
         }
     }
     out.extend_from_slice(&source.port().to_be_bytes());

@@ -10,7 +10,7 @@ pub mod snapshot;
 
 pub use name::Name;
 pub use record::{
-    Ca, CaSet, ClientAuth, ClientAuthMode, HostnameRecord, Mode, Origin, OriginAddress, RecordId, Scheme,
-    ServerCertificate, TlsVersion,
+    Ca, CaSet, ClientAuth, ClientAuthMode, HostnameRecord, Mode, Origin, OriginAddress, ProxyProtocol, RecordId,
+    Scheme, ServerCertificate, TlsVersion,
 };
 pub use snapshot::{Resolution, Snapshot};

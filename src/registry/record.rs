@@ -123,6 +123,17 @@ pub enum Scheme {
     Tcp,
 }
 
+/// How an origin is told of the client in front of its bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ProxyProtocol {
+    /// Not at all.
+    Off,
+    /// By a line with its address.
+    V1,
+    /// By a header with its address, the hostname, and what TLS found out.
+    V2,
+}
+
 /// Where a hostname's bytes go.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Origin {
@@ -133,8 +144,8 @@ pub struct Origin {
     pub scheme: Scheme,
     /// Bound on one attempt to connect.
     pub connect_timeout: Duration,
-    /// Each connection opens with a PROXY protocol v2 header.
-    pub proxy_protocol: bool,
+    /// What each connection opens with.
+    pub proxy_protocol: ProxyProtocol,
     /// Most idle connections a worker keeps, all hostnames together.
     pub idle_connections_max: usize,
     /// Hostnames may use each other's idle connections (DECISIONS 24).
@@ -161,7 +172,7 @@ impl Origin {
             addresses,
             scheme,
             connect_timeout: Self::CONNECT_TIMEOUT_DEFAULT,
-            proxy_protocol: false,
+            proxy_protocol: ProxyProtocol::Off,
             idle_connections_max: Self::IDLE_CONNECTIONS_DEFAULT,
             share: false,
             response_timeout: Self::RESPONSE_TIMEOUT_DEFAULT,

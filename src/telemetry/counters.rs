@@ -6,7 +6,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use super::labels::{
-    Limit, OriginConnect, Pool, Redirect, StatusClass, TenantCache, Ticket, Timeout, TunnelEnd, Verified, Version,
+    Limit, OriginConnect, Pool, ProxyHeader, Redirect, StatusClass, TenantCache, Ticket, Timeout, TunnelEnd, Verified,
+    Version,
 };
 use crate::policy::Refusal;
 
@@ -55,6 +56,8 @@ pub enum Counter {
     Retry,
     /// `hostward_redirects_total{result}`.
     Redirect(Redirect),
+    /// `hostward_proxy_headers_total{result}`.
+    ProxyHeader(ProxyHeader),
     /// `hostward_worker_turns_total`.
     Turns,
     /// `hostward_worker_busy_microseconds_total`: time the worker spent outside the kernel's wait.
@@ -79,7 +82,8 @@ const REQUEST_REFUSED: usize = REQUEST + StatusClass::ALL.len();
 const POOL: usize = REQUEST_REFUSED + Refusal::ALL.len();
 const RETRY: usize = POOL + Pool::ALL.len();
 const REDIRECT: usize = RETRY + 1;
-const TURNS: usize = REDIRECT + Redirect::ALL.len();
+const PROXY_HEADER: usize = REDIRECT + Redirect::ALL.len();
+const TURNS: usize = PROXY_HEADER + ProxyHeader::ALL.len();
 const COUNTERS: usize = TURNS + 2;
 
 impl Counter {
@@ -108,6 +112,7 @@ impl Counter {
             .chain(Pool::ALL.iter().copied().map(Self::Pool))
             .chain([Self::Retry])
             .chain(Redirect::ALL.iter().copied().map(Self::Redirect))
+            .chain(ProxyHeader::ALL.iter().copied().map(Self::ProxyHeader))
             .chain([Self::Turns, Self::BusyMicros])
     }
 
@@ -135,6 +140,7 @@ impl Counter {
             Self::Pool(result) => POOL + result as usize,
             Self::Retry => RETRY,
             Self::Redirect(result) => REDIRECT + result as usize,
+            Self::ProxyHeader(result) => PROXY_HEADER + result as usize,
             Self::Turns => TURNS,
             Self::BusyMicros => TURNS + 1,
         }

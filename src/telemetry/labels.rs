@@ -190,6 +190,24 @@ labels! {
         TimedOut => "timed_out",
     }
 
+    /// What became of the PROXY header a peer sent, or should have sent (`hostward_proxy_headers_total{result}`).
+    ProxyHeader {
+        /// Version 1, and it named a client.
+        V1 => "v1",
+        /// Version 2, and it named a client.
+        V2 => "v2",
+        /// The balancer's own connection, as for a health check.
+        Local => "local",
+        /// It named no client, or one without a network address: it goes by the balancer's address.
+        Unknown => "unknown",
+        /// Refused: a peer of `server.proxy_protocol_from` sent something else.
+        Missing => "missing",
+        /// Refused: it was malformed or too long.
+        Malformed => "malformed",
+        /// Refused: from a peer that is not listed, or a second one.
+        Misplaced => "misplaced",
+    }
+
     /// How an accepted client's chain was verified (`hostward_client_chains_total{verified}`).
     Verified {
         /// Signature by signature.

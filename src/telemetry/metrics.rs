@@ -98,6 +98,10 @@ const RETRIES: Family = Family {
 };
 const REDIRECTS: Family =
     Family { name: "hostward_redirects_total", help: "Requests over plain HTTP, by what they were answered." };
+const PROXY_HEADERS: Family = Family {
+    name: "hostward_proxy_headers_total",
+    help: "PROXY protocol headers that peers sent or should have sent, by what became of them.",
+};
 const TURNS: Family = Family { name: "hostward_worker_turns_total", help: "Turns of a worker's loop." };
 const BUSY: Family = Family {
     name: "hostward_worker_busy_microseconds_total",
@@ -201,6 +205,7 @@ fn describe(counter: Counter) -> (&'static Family, Vec<Label<'static>>) {
         Counter::Pool(result) => (&POOL, vec![("result", result.label())]),
         Counter::Retry => (&RETRIES, vec![]),
         Counter::Redirect(result) => (&REDIRECTS, vec![("result", result.label())]),
+        Counter::ProxyHeader(result) => (&PROXY_HEADERS, vec![("result", result.label())]),
         Counter::Turns => (&TURNS, vec![]),
         Counter::BusyMicros => (&BUSY, vec![]),
     }

@@ -38,6 +38,8 @@ pub fn connection(core: &Core, session: &Session) -> Arc<Connection> {
         cipher,
         resumed: session.resumed,
         client: session.remote.client,
+        via: session.remote.announced_by(),
+        unique_id: session.remote.announced.as_ref().and_then(|announced| announced.unique_id.clone()),
         verdict: session.standing.verdict,
         leaf: leaf.map(|leaf| leaf.as_ref().into()),
         text: OnceLock::new(),

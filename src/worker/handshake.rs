@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use super::admission::Slot;
 use super::cache::Lookup;
 use super::core::{Core, Shaking, now_unix_s};
 use super::hellos::{READER_BYTES, Waiting};
-use super::remote::Remote;
+use super::remote::{self, Remote, Unannounced};
 use super::sessions::{self, Session};
 
 /// Why no session came of a connection.
@@ -48,6 +49,7 @@ pub struct Denied {
 
 /// What is known of a handshake while it runs, for whoever must tell how it ended.
 pub struct Progress {
+    /// Whom the socket names, until a PROXY header names another.
     pub remote: RefCell<Remote>,
     /// The name the client asked for, once known.
     pub server_name: RefCell<Option<Box<str>>>,
@@ -69,12 +71,29 @@ impl Progress {
     }
 }
 
+impl From<Unannounced> for Failed {
+    fn from(unannounced: Unannounced) -> Self {
+        match unannounced {
+            Unannounced::Gone => Self::Gone,
+            Unannounced::Refused(detail) => Self::refused(Refusal::ProtocolError, &[]).because(Some(detail)),
+        }
+    }
+}
+
 impl Failed {
     fn refused(reason: Refusal, alert: &[u8]) -> Self {
         let mut out = Outgoing::default();
         out.extend(alert);
         let told = failure::alert_in(alert);
         Self::Refused(Box::new(Denied { reason, alert: out, told, leaf: Vec::new(), detail: None }))
+    }
+
+    /// With what there is to say beyond the reason.
+    fn because(mut self, what: Option<String>) -> Self {
+        if let Self::Refused(denied) = &mut self {
+            denied.detail = what;
+        }
+        self
     }
 
     fn unnamed(name: Option<&str>) -> Self {
@@ -137,7 +156,12 @@ pub async fn run(core: &Core, socket: &Socket, progress: &Progress) -> Result<St
 async fn admitted(core: &Core, socket: &Socket, progress: &Progress) -> Result<Admitted, Failed> {
     let waiting = core.hellos.waiting();
     let mut admitted = pin!(async {
-        let (hello, bytes) = read_hello(core, socket, &waiting).await?;
+        let by = progress.remote.borrow().must_announce(&core.config);
+        let first = match by? {
+            Some(by) => announced(core, socket, &waiting, progress, by).await?,
+            None => Vec::new(),
+        };
+        let (hello, bytes) = read_hello(core, socket, &waiting, progress, first).await?;
         progress.server_name.borrow_mut().clone_from(&hello.server_name);
         admit(core, hello, bytes, &waiting).await
     });
@@ -148,14 +172,43 @@ async fn admitted(core: &Core, socket: &Socket, progress: &Progress) -> Result<A
     .await
 }
 
-async fn read_hello(core: &Core, socket: &Socket, waiting: &Waiting) -> Result<(Hello, Vec<u8>), Failed> {
+/// Reads the PROXY header, and remembers whom it names. Returns what came behind it.
+async fn announced(
+    core: &Core,
+    socket: &Socket,
+    waiting: &Waiting,
+    progress: &Progress,
+    by: SocketAddr,
+) -> Result<Vec<u8>, Failed> {
+    let header = remote::read_header(socket, by, &core.shard, |bytes| charge(core, waiting, bytes));
+    let (remote, first) = Box::pin(header).await?;
+    *progress.remote.borrow_mut() = remote;
+    Ok(first)
+}
+
+/// Reads the hello, of which `first` has come already.
+async fn read_hello(
+    core: &Core,
+    socket: &Socket,
+    waiting: &Waiting,
+    progress: &Progress,
+    mut first: Vec<u8>,
+) -> Result<(Hello, Vec<u8>), Failed> {
     let mut reader = HelloReader::default();
     loop {
-        match socket.receive(|chunk| reader.feed(chunk)).await {
+        let fed = if first.is_empty() {
+            socket.receive(|chunk| reader.feed(chunk)).await
+        } else {
+            Ok(Some(reader.feed(&std::mem::take(&mut first))))
+        };
+        match fed {
             // rustls' reader holds the bytes once more.
             Ok(Some(Read::Incomplete)) => charge(core, waiting, READER_BYTES + 2 * reader.bytes.len()),
             Ok(Some(Read::Complete(hello))) => return Ok((hello, reader.bytes)),
-            Ok(Some(Read::Refused { reason, alert })) => return Err(Failed::refused(reason, &alert)),
+            Ok(Some(Read::Refused { reason, alert })) => {
+                let detail = remote::misplaced_header(&progress.remote.borrow(), &reader.bytes, &core.shard);
+                return Err(Failed::refused(reason, &alert).because(detail));
+            }
             Ok(None) | Err(_) => return Err(Failed::Gone),
         }
     }

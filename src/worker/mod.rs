@@ -78,6 +78,8 @@ pub struct WorkerConfig {
     pub drain_timeout: Duration,
     /// Peers whose `X-Forwarded-*`, `Forwarded` and `X-Request-Id` are kept.
     pub trusted_proxies: Vec<IpNet>,
+    /// Peers whose connections begin with a PROXY header.
+    pub proxy_protocol_from: Vec<IpNet>,
     pub http: HttpLimits,
     pub tenants_bytes_max: usize,
     pub misses_max: usize,

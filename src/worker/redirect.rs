@@ -7,11 +7,14 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use crate::policy::Refusal;
 use crate::proxy::redirect::{self, Outcome};
 use crate::ring::{self, Socket};
 use crate::telemetry::counters::{Counter, Redirect, Timeout};
+use crate::telemetry::log::Refused;
 
 use super::core::{Core, Counted};
+use super::remote::{self, Remote, Unannounced};
 use super::session::say_goodbye;
 
 /// The most requests of one connection. Who is redirected goes where it was sent; more than a few come from tools.
@@ -28,7 +31,7 @@ const DRAIN_LOOK: Duration = Duration::from_secs(1);
 pub async fn serve(core: Rc<Core>, counted: Counted, fd: OwnedFd) {
     let socket = Socket::from(fd);
     let port = core.config.https_port.filter(|port| *port != HTTPS_PORT);
-    let mut received = Vec::new();
+    let Some(mut received) = begin(&core, &socket).await else { return };
     for served in 1..=REQUESTS_MAX {
         let answer = next(&core, &socket, &mut received, port, served).await;
         let Some((response, keep_alive)) = answer else { break };
@@ -42,6 +45,28 @@ pub async fn serve(core: Rc<Core>, counted: Counted, fd: OwnedFd) {
         }
     }
     drop(counted);
+}
+
+/// Reads the PROXY header of a peer that must send one; what came behind it. `None`: there will be no request.
+async fn begin(core: &Core, socket: &Socket) -> Option<Vec<u8>> {
+    let Some(by) = Remote::of(socket).must_announce(&core.config).ok()? else { return Some(Vec::new()) };
+    let reading = Box::pin(remote::read_header(socket, by, &core.shard, |_| ()));
+    let refused = match ring::timeout(core.config.http.header_timeout, reading).await {
+        // Whoever it is, the answer is the same.
+        Ok(Ok((_, received))) => return Some(received),
+        Ok(Err(Unannounced::Gone)) => return None,
+        Ok(Err(Unannounced::Refused(detail))) => {
+            core.shard.count(Counter::Redirect(Redirect::Malformed));
+            Refused { detail: Some(detail), ..Refused::new(Refusal::ProtocolError) }
+        }
+        Err(ring::Elapsed) => {
+            core.shard.count(Counter::Redirect(Redirect::TimedOut));
+            core.shard.count(Counter::Timeout(Timeout::Header));
+            return None;
+        }
+    };
+    core.log_refused(|| Refused { peer: Some(by), ..refused });
+    None
 }
 
 /// The answer to the request that is the `served`th, and whether another may follow; `None`: the client has gone, or does

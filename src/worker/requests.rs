@@ -137,7 +137,8 @@ fn session_fields(core: &Core, session: &Session, tenant: &Tenant) -> SessionFie
         identity: identity.as_ref(),
         chain: tls.peer_certificates().unwrap_or_default(),
         client: source,
-        trusted_peer: core.config.trusted_proxies.iter().any(|net| net.contains(&source)),
+        // By whoever speaks HTTP with us: behind a balancer that passes bytes on, the client it names.
+        trusted_peer: session.remote.is_known() && core.config.trusted_proxies.iter().any(|net| net.contains(&source)),
         keep_unusual_names: tenant.record.keep_unusual_headers,
     })
 }

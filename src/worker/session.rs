@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::policy::{Refusal, Verdict};
 use crate::proxy::proxy_protocol::{self, ClientCertificate, Endpoints, Header, Ssl};
 use crate::proxy::tunnel::Tunnel;
-use crate::registry::Mode;
+use crate::registry::{Mode, ProxyProtocol};
 use crate::ring::{self, Socket};
 use crate::telemetry::counters::{Counter, Timeout, TunnelEnd};
 use crate::telemetry::log::Refused;
@@ -46,6 +46,8 @@ pub async fn serve(core: Rc<Core>, counted: Counted, fd: OwnedFd) {
             handshake::record_duration(&core, accepted);
             forward(&core, socket, started, accepted).await;
         }
+        // A health check has seen what it wanted to see.
+        Ok(Err(Failed::Gone)) if progress.remote.borrow().may_be_health_check() => {}
         Ok(Err(Failed::Gone)) => core.shard.count(Counter::HandshakeAborted),
         Ok(Err(Failed::Refused(denied))) => Box::pin(refuse(&core, &socket, &progress, *denied)).await,
         Err(ring::Elapsed) => {
@@ -73,6 +75,7 @@ async fn refuse(core: &Core, socket: &Socket, progress: &Progress, denied: Denie
     core.log_refused(|| Refused {
         hostname: progress.server_name.borrow().as_deref().map(str::to_owned),
         peer: progress.remote.borrow().client,
+        via: progress.remote.borrow().announced_by(),
         alert: told,
         identity: identity::parse(&leaf).ok().map(Box::new),
         detail,
@@ -212,8 +215,8 @@ async fn connect_and_tunnel(
         seen.connect.set(Some(elapsed));
         seen.address.set(origin.peer_address());
     }
-    if record.origin.proxy_protocol {
-        let (result, _) = origin.send(proxy_header(socket, session)).await;
+    if record.origin.proxy_protocol != ProxyProtocol::Off {
+        let (result, _) = origin.send(proxy_header(socket, session, record.origin.proxy_protocol)).await;
         if result.is_err() {
             return (TunnelEnd::OriginAborted, Outgoing::default());
         }
@@ -232,9 +235,11 @@ async fn connect_and_tunnel(
 }
 
 /// What the origin is told about the client, in front of its bytes.
-fn proxy_header(socket: &Socket, session: &Session) -> Vec<u8> {
+fn proxy_header(socket: &Socket, session: &Session, form: ProxyProtocol) -> Vec<u8> {
     let tls = session.tls.borrow();
-    let endpoints = match (session.remote.client, socket.local_address()) {
+    let announced = session.remote.announced.as_deref();
+    let destination = announced.and_then(|announced| announced.destination).or_else(|| socket.local_address());
+    let endpoints = match (session.remote.client, destination) {
         (Some(source), Some(destination)) => Some(Endpoints { source, destination }),
         _ => None,
     };
@@ -251,6 +256,7 @@ fn proxy_header(socket: &Socket, session: &Session) -> Vec<u8> {
         endpoints,
         alpn: tls.alpn(),
         authority: session.server_name.as_deref(),
+        unique_id: announced.and_then(|announced| announced.unique_id.as_deref()),
         ssl: Some(Ssl {
             version,
             cipher: Some(&cipher),
@@ -260,7 +266,11 @@ fn proxy_header(socket: &Socket, session: &Session) -> Vec<u8> {
         }),
     };
     let mut bytes = Vec::new();
-    header.encode(&mut bytes);
+    match form {
+        ProxyProtocol::Off => {}
+        ProxyProtocol::V1 => header.encode_v1(&mut bytes),
+        ProxyProtocol::V2 => header.encode(&mut bytes),
+    }
     bytes
 }
 
@@ -281,6 +291,7 @@ fn log_trust_changed(core: &Core, session: &Session, end: TunnelEnd) {
         Refused {
             hostname: session.server_name.as_deref().map(str::to_owned),
             peer: session.remote.client,
+            via: session.remote.announced_by(),
             identity: leaf.and_then(|leaf| identity::parse(leaf).ok()).map(Box::new),
             detail: match end {
                 TunnelEnd::CertificateEnded => Some("the client's certificate has expired".to_owned()),

@@ -33,6 +33,7 @@
 //! | 340-349 | `http1_tools` | curl, wrk and h2load in HTTP mode; reload and drain under load |
 //! | 350-359 | `handover` | HTTP, redirects and the access log across a hand-over |
 //! | 420-429 | `headers_identity` | what each set of identity headers says; forwarding headers from those we trust or not |
+//! | 450-469 | `proxy_protocol` | PROXY headers from balancers, whom to believe, and what origins are told; HAProxy and nginx at both ends |
 //!
 //! Everything runs on the loopback network on ports the kernel chooses, needs no privileges, and is bounded in time. A
 //! case whose tool is not installed prints a line that begins with SKIPPED.
@@ -61,6 +62,7 @@ mod http1_smuggling;
 mod http1_tools;
 mod limits;
 mod origins;
+mod proxy_protocol;
 mod records;
 mod redirect;
 mod refusals;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::settings::SOCKET_PATH_BYTES_MAX;
 use crate::config::reader::{Value, quote};
-use crate::registry::{Mode, Name, Origin, OriginAddress, Scheme};
+use crate::registry::{Mode, Name, Origin, OriginAddress, ProxyProtocol, Scheme};
 
 pub const ORIGIN_KEYS: &[&str] =
     &["url", "connect_timeout", "proxy_protocol", "idle_connections_per_worker", "share", "response_timeout"];
@@ -79,8 +79,10 @@ pub fn origin(value: Value<'_>) -> Option<Arc<Origin>> {
         origin.connect_timeout = timeout;
     }
     if let Some(value) = table.get("proxy_protocol") {
-        origin.proxy_protocol = value.choice(&[("off", false), ("v2", true)]).unwrap_or(false);
-        if origin.proxy_protocol && origin.scheme == Scheme::Http {
+        const VERSIONS: [(&str, ProxyProtocol); 3] =
+            [("off", ProxyProtocol::Off), ("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)];
+        origin.proxy_protocol = value.choice(&VERSIONS).unwrap_or(ProxyProtocol::Off);
+        if origin.proxy_protocol != ProxyProtocol::Off && origin.scheme == Scheme::Http {
             value.error(
                 "has no meaning for http://: connections are used by one client after the other, and each request says \
                  who it is from; remove it, or write tcp:// and mode = \"tcp\"",
@@ -147,7 +149,7 @@ pub fn unfit(origin: &Origin, mode: Mode) -> Option<String> {
             "origin {name} is http://, and mode is \"tcp\"; write \"{}\", or mode = \"http\"",
             example("tcp")
         )),
-        (Mode::Http, _) if origin.proxy_protocol => Some(format!(
+        (Mode::Http, _) if origin.proxy_protocol != ProxyProtocol::Off => Some(format!(
             "origin {name} asks for proxy_protocol, which mode \"http\" does not send: its connections serve many clients; \
              remove it there, or write mode = \"tcp\""
         )),

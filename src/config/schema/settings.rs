@@ -15,7 +15,7 @@ use crate::config::types::{Access, Admin, Cache, Limits, Log, LogLevel, Server, 
 use super::rule::network;
 
 pub const SERVER_KEYS: &[&str] =
-    &["listen", "workers", "cpus", "state_dir", "redirect", "redirect_port", "trusted_proxies"];
+    &["listen", "workers", "cpus", "state_dir", "redirect", "redirect_port", "trusted_proxies", "proxy_protocol_from"];
 pub const ADMIN_KEYS: &[&str] = &["socket", "listen"];
 pub const LIMITS_KEYS: &[&str] = &[
     "connections_per_worker",
@@ -93,6 +93,7 @@ impl Default for Server {
             redirect: Vec::new(),
             redirect_port: None,
             trusted_proxies: Vec::new(),
+            proxy_protocol_from: Vec::new(),
         }
     }
 }
@@ -166,6 +167,15 @@ pub fn server(table: &Table<'_>) -> Server {
     }
     if let Some(value) = table.get("trusted_proxies") {
         server.trusted_proxies = value.list().unwrap_or_default().into_iter().filter_map(network).collect();
+    }
+    if let Some(value) = table.get("proxy_protocol_from") {
+        for element in value.list().unwrap_or_default() {
+            let Some(network) = network(element) else { continue };
+            if network.prefix_len() == 0 {
+                element.warning("is every address: whoever reaches listen may say who it is, and nobody else gets in");
+            }
+            server.proxy_protocol_from.push(network);
+        }
     }
     server
 }

@@ -68,6 +68,7 @@ fn haproxy_understands() {
             endpoints: Some(Endpoints { source: source.parse().unwrap(), destination: destination.parse().unwrap() }),
             alpn: Some(b"http/1.1"),
             authority: Some("pay.acme.example"),
+            unique_id: None,
             ssl: Some(Ssl {
                 version: "TLSv1.3",
                 cipher: Some("TLS13_AES_128_GCM_SHA256"),

@@ -1,12 +1,13 @@
-//! Headers, read back by an independent decoder (the `ppp` crate).
+//! Headers as they are written, read back by an independent decoder (the `ppp` crate) and by our own reader.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 
 use ppp::v2;
 use proptest::prelude::*;
 
+use super::read::{Announced, Told, Version};
 use super::*;
 
 fn endpoints(source: &str, destination: &str) -> Option<Endpoints> {
@@ -18,6 +19,7 @@ fn full() -> Header<'static> {
         endpoints: endpoints("192.0.2.7:51000", "198.51.100.1:443"),
         alpn: Some(b"h2"),
         authority: Some("pay.acme.example"),
+        unique_id: None,
         ssl: Some(Ssl {
             version: "TLSv1.3",
             cipher: Some("TLS13_AES_128_GCM_SHA256"),
@@ -68,7 +70,26 @@ fn everything_arrives() {
     assert_eq!(inner[&SUBTYPE_SSL_VERSION], b"TLSv1.3");
     assert_eq!(inner[&SUBTYPE_SSL_CIPHER], b"TLS13_AES_128_GCM_SHA256");
     assert_eq!(inner[&SUBTYPE_SSL_CN], "Ann Müller".as_bytes());
-    assert_eq!((list.len(), inner.len()), (3, 3));
+    assert_eq!(list[&TYPE_CRC32C].len(), 4);
+    assert_eq!((list.len(), inner.len()), (4, 3));
+}
+
+#[test]
+fn version_1_has_the_addresses_alone() {
+    let line = |endpoints| {
+        let mut out = b"before".to_vec();
+        Header { endpoints, ..full() }.encode_v1(&mut out);
+        String::from_utf8(out.split_off(6)).unwrap()
+    };
+    for (source, destination, expected) in [
+        ("192.0.2.7:51000", "198.51.100.1:443", "PROXY TCP4 192.0.2.7 198.51.100.1 51000 443\r\n"),
+        ("[::ffff:192.0.2.7]:1", "198.51.100.1:2", "PROXY TCP4 192.0.2.7 198.51.100.1 1 2\r\n"),
+        ("[2001:db8::7]:1", "[2001:db8::1]:2", "PROXY TCP6 2001:db8::7 2001:db8::1 1 2\r\n"),
+        ("192.0.2.7:1", "[2001:db8::1]:2", "PROXY TCP6 ::ffff:192.0.2.7 2001:db8::1 1 2\r\n"),
+    ] {
+        assert_eq!(line(endpoints(source, destination)), expected);
+    }
+    assert_eq!(line(None), "PROXY UNKNOWN\r\n");
 }
 
 #[test]
@@ -82,8 +103,13 @@ fn the_header_is_appended() {
 #[test]
 fn families() {
     let with = |source, destination| {
-        let bytes =
-            encode(&Header { endpoints: endpoints(source, destination), alpn: None, authority: None, ssl: None });
+        let bytes = encode(&Header {
+            endpoints: endpoints(source, destination),
+            alpn: None,
+            authority: None,
+            unique_id: None,
+            ssl: None,
+        });
         decode(&bytes).0.addresses
     };
     let v6 = |text: &str| text.parse::<Ipv6Addr>().unwrap();
@@ -147,6 +173,7 @@ fn a_value_over_its_bound_is_left_out_whole() {
         header.endpoints = endpoints("[2001:db8::7]:1", "[2001:db8::1]:2");
         header.alpn = Some(text.as_bytes());
         header.authority = Some(text);
+        header.unique_id = Some(&text.as_bytes()[..text.len().min(UNIQUE_ID_BYTES_MAX)]);
         header.ssl = header.ssl.map(|ssl| Ssl {
             common_name: Some(text),
             version: &text[..text.len().min(VERSION_BYTES_MAX)],
@@ -158,14 +185,14 @@ fn a_value_over_its_bound_is_left_out_whole() {
     let long: &'static str = long.leak();
     let bytes = encode(&header(long));
     let (_, list) = decode(&bytes);
-    assert_eq!(list.keys().collect::<Vec<_>>(), [&TYPE_SSL]);
+    assert_eq!(list.keys().collect::<BTreeSet<_>>(), BTreeSet::from([&TYPE_CRC32C, &TYPE_UNIQUE_ID, &TYPE_SSL]));
     assert!(!tlvs(&list[&TYPE_SSL], 5).contains_key(&SUBTYPE_SSL_CN));
     let bytes = encode(&header(&long[1..]));
     assert_eq!(bytes.len(), HEADER_BYTES_MAX, "the bound is exact");
     let (_, list) = decode(&bytes);
     assert_eq!(list[&TYPE_AUTHORITY].len(), VALUE_BYTES_MAX);
     let empty = encode(&Header { alpn: Some(b""), authority: Some(""), ..full() });
-    assert_eq!(decode(&empty).1.len(), 1);
+    assert_eq!(decode(&empty).1.len(), 2);
 }
 
 proptest! {
@@ -175,6 +202,7 @@ proptest! {
         destination: SocketAddr,
         alpn in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..300)),
         authority in proptest::option::of("\\PC{0,300}"),
+        unique_id in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..200)),
         common_name in proptest::option::of("\\PC{0,300}"),
         cipher in proptest::option::of("[A-Z0-9_]{0,80}"),
         verify in 0..2u32,
@@ -191,9 +219,12 @@ proptest! {
             endpoints: Some(Endpoints { source, destination }),
             alpn: alpn.as_deref(),
             authority: authority.as_deref(),
+            unique_id: unique_id.as_deref(),
             ssl: Some(ssl),
         };
         let bytes = encode(&header);
+        let mut line = vec![];
+        header.encode_v1(&mut line);
         let (decoded, list) = decode(&bytes);
         let (from, to) = match decoded.addresses {
             v2::Addresses::IPv4(v4) => (
@@ -212,6 +243,16 @@ proptest! {
         prop_assert_eq!(list.get(&TYPE_ALPN), alpn.as_ref().filter(|value| fits(value, VALUE_BYTES_MAX)));
         let authority = authority.map(String::into_bytes).filter(|value| fits(value, VALUE_BYTES_MAX));
         prop_assert_eq!(list.get(&TYPE_AUTHORITY), authority.as_ref());
+        let unique_id = unique_id.filter(|value| fits(value, UNIQUE_ID_BYTES_MAX));
+        prop_assert_eq!(list.get(&TYPE_UNIQUE_ID), unique_id.as_ref());
+        // Our own reader takes what we write, whole, and finds the checksum right.
+        let (announced, length) = read::read(&bytes).unwrap();
+        prop_assert_eq!(length, bytes.len());
+        let Told::Client(ends) = announced.told else { return Err(TestCaseError::fail("no client")) };
+        prop_assert_eq!((canonical(ends.source), canonical(ends.destination)), (canonical(source), canonical(destination)));
+        prop_assert_eq!(announced.unique_id.as_deref(), unique_id.as_deref());
+        prop_assert_eq!(read::read(&line).unwrap(), (Announced { version: Version::V1, told: announced.told, unique_id: None }, line.len()));
+        prop_assert!(ppp::v1::Header::try_from(line.as_slice()).is_ok());
         let inner = tlvs(&list[&TYPE_SSL], 5);
         let name = common_name.map(String::into_bytes).filter(|value| verify == 0 && fits(value, VALUE_BYTES_MAX));
         prop_assert_eq!(inner.get(&SUBTYPE_SSL_CN), name.as_ref());

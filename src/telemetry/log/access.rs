@@ -67,6 +67,10 @@ pub struct Connection {
     pub cipher: String,
     pub resumed: bool,
     pub client: Option<SocketAddr>,
+    /// The balancer whose PROXY header told the client's address.
+    pub via: Option<SocketAddr>,
+    /// The id that balancer gave the connection: any bytes, at most 128.
+    pub unique_id: Option<Box<[u8]>>,
     pub verdict: Verdict,
     /// The client's leaf certificate (DER). Only that of a verified client: whatever else a certificate says is hearsay.
     pub leaf: Option<Box<[u8]>>,

@@ -30,7 +30,10 @@ pub struct Refused {
     pub reason: Refusal,
     /// The name the client asked for, as far as it is known.
     pub hostname: Option<String>,
+    /// The client's address.
     pub peer: Option<SocketAddr>,
+    /// The balancer whose PROXY header told it.
+    pub via: Option<SocketAddr>,
     /// The alert the client was sent, by its RFC 8446 name; `None`: closed without one.
     pub alert: Option<&'static str>,
     /// What its certificate says, when there was one that parses.
@@ -42,7 +45,7 @@ pub struct Refused {
 impl Refused {
     /// A refusal of which only the reason is known.
     pub fn new(reason: Refusal) -> Self {
-        Self { reason, hostname: None, peer: None, alert: None, identity: None, detail: None }
+        Self { reason, hostname: None, peer: None, via: None, alert: None, identity: None, detail: None }
     }
 
     /// Calls `field` for each field of the line, in order. `hostname`, `peer` and `alert` are always there, `null` when
@@ -51,6 +54,9 @@ impl Refused {
         field("reason", self.reason.label().into());
         field("hostname", self.hostname.as_deref().map(shorten).into());
         field("peer", self.peer.map(|peer| peer.to_string()).into());
+        if let Some(via) = self.via {
+            field("via", via.to_string().into());
+        }
         field("alert", self.alert.into());
         if let Some(identity) = &self.identity {
             field("subject", shorten(&identity.subject).into());

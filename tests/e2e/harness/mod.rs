@@ -9,6 +9,7 @@ pub mod clienthello;
 pub mod config;
 pub mod edge;
 pub mod events;
+pub mod haproxy;
 pub mod http;
 pub mod metrics;
 pub mod nginx;

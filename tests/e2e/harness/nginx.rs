@@ -72,6 +72,17 @@ impl Nginx {
         format!("unix:{}", self.socket().display())
     }
 
+    /// Major, minor and patch number.
+    pub fn version(&self) -> (u32, u32, u32) {
+        let program = process::tool("nginx").expect("it runs");
+        let finished = process::run(Command::new(program).arg("-v"), SOON);
+        let output = finished.output();
+        let numbers = output.split('/').nth(1).unwrap_or_default().split(|c: char| !c.is_ascii_digit());
+        let numbers: Vec<u32> = numbers.filter_map(|number| number.parse().ok()).collect();
+        let [major, minor, patch, ..] = numbers[..] else { panic!("no version: {output}") };
+        (major, minor, patch)
+    }
+
     /// What it wrote into a file of its directory so far.
     pub fn read(&self, name: &str) -> String {
         fs::read_to_string(self.directory.path().join(name)).unwrap_or_default()

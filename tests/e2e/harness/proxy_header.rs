@@ -7,6 +7,7 @@ const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
 const TLV_ALPN: u8 = 0x01;
 const TLV_AUTHORITY: u8 = 0x02;
+const TLV_UNIQUE_ID: u8 = 0x05;
 const TLV_SSL: u8 = 0x20;
 const SUB_TLV_VERSION: u8 = 0x21;
 const SUB_TLV_COMMON_NAME: u8 = 0x22;
@@ -56,6 +57,11 @@ impl ProxyHeader {
     /// The server name the client asked for.
     pub fn authority(&self) -> Option<String> {
         self.tlv(TLV_AUTHORITY).map(text)
+    }
+
+    /// The id a balancer gave the connection.
+    pub fn unique_id(&self) -> Option<String> {
+        self.tlv(TLV_UNIQUE_ID).map(text)
     }
 
     /// What is said about TLS.

@@ -64,6 +64,8 @@ fn of_connection(connection: &Connection, identify: fn(&[u8]) -> Option<Identity
     field("resumed", &connection.resumed.into(), &mut out);
     optional("client_address", connection.client.map(|client| client.ip().to_canonical().to_string().into()), &mut out);
     optional("client_port", connection.client.map(|client| client.port().into()), &mut out);
+    optional("via", connection.via.map(|via| via.to_string().into()), &mut out);
+    optional("unique_id", connection.unique_id.as_deref().map(id), &mut out);
     field("verdict", &connection.verdict.to_string().into(), &mut out);
     if let Some(identity) = connection.leaf.as_deref().and_then(identify) {
         field("client_subject", &shorten(&identity.subject).into(), &mut out);
@@ -82,6 +84,11 @@ fn optional(name: &str, value: Option<Value>, out: &mut Vec<u8>) {
 /// Bytes as text. What is no UTF-8 shows as U+FFFD.
 fn text(bytes: &[u8]) -> Value {
     String::from_utf8_lossy(bytes).into_owned().into()
+}
+
+/// An id as text, or in hexadecimal if it has bytes that are no visible ASCII.
+fn id(bytes: &[u8]) -> Value {
+    if bytes.iter().all(u8::is_ascii_graphic) { text(bytes) } else { super::super::refused::hexadecimal(bytes).into() }
 }
 
 fn micros(duration: Duration) -> Value {

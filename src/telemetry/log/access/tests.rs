@@ -23,6 +23,8 @@ fn connection() -> Connection {
         cipher: "TLS_AES_128_GCM_SHA256".into(),
         resumed: false,
         client: Some("[::ffff:192.0.2.7]:4711".parse().unwrap()),
+        via: None,
+        unique_id: None,
         verdict: Verdict::Success,
         leaf: Some(b"leaf".as_slice().into()),
         text: OnceLock::new(),
