@@ -85,6 +85,8 @@ header_bytes = "16KiB"
 headers = 64
 body_bytes = "10MiB"
 min_body_rate = "off"
+http2_streams = 32
+http2_window = "1MiB"
 [cache]
 tenants_per_worker = "64MiB"
 misses_per_worker = 7
@@ -155,6 +157,8 @@ deny = true
             headers: 64,
             body_bytes: Some(10 << 20),
             min_body_rate: None,
+            http2_streams: 32,
+            http2_window: 1 << 20,
         }
     );
     assert_eq!(config.cache, Cache { tenants_per_worker: 64 << 20, misses_per_worker: 7 });
@@ -406,8 +410,8 @@ fn each_fault_of_a_hostname_has_its_line() {
             "9:8: origin \"http://h:1\" is http://, and mode is \"tcp\"; write \"tcp://h:1\"",
         ),
         (
-            "[[hostname]]\nname='b'\ncertificate='b'\norigin='http://h:1'\nalpn=['h2']",
-            "10:7: alpn names \"h2\", which mode = \"http\" does not speak yet",
+            "[[hostname]]\nname='b'\ncertificate='b'\norigin='http://h:1'\nalpn=['h3']",
+            "10:7: alpn names \"h3\", which mode = \"http\" does not speak",
         ),
         ("keep_unusual_headers = true", "6:24: keep_unusual_headers has no meaning with mode = \"tcp\""),
         (

@@ -144,6 +144,10 @@ pub struct Limits {
     pub body_bytes: Option<u64>,
     /// The slowest a peer may send or take a body, bytes a second; `None`: as slow as it likes.
     pub min_body_rate: Option<u64>,
+    /// Most streams of one HTTP/2 connection at once.
+    pub http2_streams: u32,
+    /// What an HTTP/2 client may send ahead of its origins, bytes a connection.
+    pub http2_window: u32,
 }
 
 /// `[cache]`

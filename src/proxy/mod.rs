@@ -4,6 +4,7 @@
 pub mod buffers;
 pub mod headers;
 pub mod http1;
+pub mod http2;
 pub mod origin;
 pub mod proxy_protocol;
 pub mod redirect;

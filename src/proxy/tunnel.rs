@@ -19,7 +19,7 @@ use super::buffers::{Buffers, GATHER_BYTES};
 
 /// How long a tunnel may be silent once one side has said goodbye. Peers that keep half a connection open on purpose keep
 /// bytes moving; those that forgot about it should not hold two descriptors for the whole tunnel timeout.
-const HALF_CLOSED_IDLE: Duration = Duration::from_secs(60);
+pub const HALF_CLOSED_IDLE: Duration = Duration::from_secs(60);
 
 /// One client connection joined to one origin connection.
 pub struct Tunnel<'a> {

@@ -6,8 +6,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use super::labels::{
-    Limit, OriginConnect, Pool, ProxyHeader, Redirect, StatusClass, TenantCache, Ticket, Timeout, TunnelEnd, Verified,
-    Version,
+    GoAway, Limit, OriginConnect, Pool, Protocol, ProxyHeader, Redirect, StatusClass, StreamReset, TenantCache, Ticket,
+    Timeout, TunnelEnd, Verified, Version,
 };
 use crate::policy::Refusal;
 
@@ -46,8 +46,12 @@ pub enum Counter {
     OriginConnect(OriginConnect),
     /// `hostward_tunnels_ended_total{end}`.
     TunnelEnd(TunnelEnd),
-    /// `hostward_requests_total{protocol="http/1.1",status_class}`.
-    Request(StatusClass),
+    /// `hostward_requests_total{protocol,status_class}`.
+    Request(Protocol, StatusClass),
+    /// `hostward_http2_goaways_total{code}`.
+    GoAway(GoAway),
+    /// `hostward_http2_resets_total{reason}`.
+    StreamReset(StreamReset),
     /// `hostward_requests_refused_total{reason}`: requests we answered ourselves because of what the client sent.
     RequestRefused(Refusal),
     /// `hostward_origin_pool_total{result}`.
@@ -78,7 +82,9 @@ const TIMEOUT: usize = LIMIT + Limit::ALL.len();
 const ORIGIN_CONNECT: usize = TIMEOUT + Timeout::ALL.len();
 const TUNNEL_END: usize = ORIGIN_CONNECT + OriginConnect::ALL.len();
 const REQUEST: usize = TUNNEL_END + TunnelEnd::ALL.len();
-const REQUEST_REFUSED: usize = REQUEST + StatusClass::ALL.len();
+const GOAWAY: usize = REQUEST + Protocol::ALL.len() * StatusClass::ALL.len();
+const STREAM_RESET: usize = GOAWAY + GoAway::ALL.len();
+const REQUEST_REFUSED: usize = STREAM_RESET + StreamReset::ALL.len();
 const POOL: usize = REQUEST_REFUSED + Refusal::ALL.len();
 const RETRY: usize = POOL + Pool::ALL.len();
 const REDIRECT: usize = RETRY + 1;
@@ -107,7 +113,13 @@ impl Counter {
             .chain(Timeout::ALL.iter().copied().map(Self::Timeout))
             .chain(OriginConnect::ALL.iter().copied().map(Self::OriginConnect))
             .chain(TunnelEnd::ALL.iter().copied().map(Self::TunnelEnd))
-            .chain(StatusClass::ALL.iter().copied().map(Self::Request))
+            .chain(
+                Protocol::ALL
+                    .iter()
+                    .flat_map(|&protocol| StatusClass::ALL.iter().map(move |&class| Self::Request(protocol, class))),
+            )
+            .chain(GoAway::ALL.iter().copied().map(Self::GoAway))
+            .chain(StreamReset::ALL.iter().copied().map(Self::StreamReset))
             .chain(Refusal::ALL.map(Self::RequestRefused))
             .chain(Pool::ALL.iter().copied().map(Self::Pool))
             .chain([Self::Retry])
@@ -135,7 +147,9 @@ impl Counter {
             Self::Timeout(timeout) => TIMEOUT + timeout as usize,
             Self::OriginConnect(result) => ORIGIN_CONNECT + result as usize,
             Self::TunnelEnd(end) => TUNNEL_END + end as usize,
-            Self::Request(class) => REQUEST + class as usize,
+            Self::Request(protocol, class) => REQUEST + protocol as usize * StatusClass::ALL.len() + class as usize,
+            Self::GoAway(code) => GOAWAY + code as usize,
+            Self::StreamReset(reason) => STREAM_RESET + reason as usize,
             Self::RequestRefused(reason) => REQUEST_REFUSED + reason as usize,
             Self::Pool(result) => POOL + result as usize,
             Self::Retry => RETRY,

@@ -69,6 +69,10 @@ labels! {
         Tenants => "tenants",
         /// `cache.misses_per_worker`: a remembered miss was evicted.
         Misses => "misses",
+        /// More streams of one HTTP/2 connection were being ended than it may have open: one was refused.
+        Streams => "http2_streams",
+        /// A client's HTTP/2 control frames had no end: its connection was closed with ENHANCE_YOUR_CALM.
+        ControlFrames => "http2_control_frames",
         /// A refusal line was not written: the log's rate limit.
         LogLines => "log_lines",
         /// A log line was dropped: the log's queue is full.
@@ -139,6 +143,42 @@ labels! {
         Idle => "idle",
         /// The worker drains, and the connection waited for its next request.
         DrainedIdle => "drained_idle",
+    }
+
+    /// What a request came in (`hostward_requests_total{protocol}`).
+    Protocol {
+        Http1 => "http/1.1",
+        Http2 => "h2",
+    }
+
+    /// The code of a GOAWAY we sent (`hostward_http2_goaways_total{code}`), RFC 9113 section 7.
+    GoAway {
+        /// Idle, or draining.
+        NoError => "no_error",
+        ProtocolError => "protocol_error",
+        FlowControlError => "flow_control_error",
+        FrameSizeError => "frame_size_error",
+        CompressionError => "compression_error",
+        StreamClosed => "stream_closed",
+        EnhanceYourCalm => "enhance_your_calm",
+        /// Any other.
+        Other => "other",
+    }
+
+    /// Why a stream of a client was reset (`hostward_http2_resets_total{reason}`).
+    StreamReset {
+        /// By the client, or with its connection, before the response was whole.
+        Client => "client",
+        /// The request is malformed as HTTP/2 has it.
+        Malformed => "malformed",
+        /// It was over the limit of streams, or the connection was about to end.
+        Refused => "refused",
+        /// The response broke off at the origin.
+        BrokenOff => "broken_off",
+        /// The client took its response too slowly.
+        SlowReader => "slow_reader",
+        /// The hostname's rules deny the request now (I6).
+        TrustChanged => "trust_changed",
     }
 
     /// The class of a response's status (`hostward_requests_total{status_class}`).

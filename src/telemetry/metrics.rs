@@ -96,6 +96,12 @@ const RETRIES: Family = Family {
     name: "hostward_origin_retries_total",
     help: "Requests sent again because an idle origin connection turned out dead.",
 };
+const GOAWAYS: Family =
+    Family { name: "hostward_http2_goaways_total", help: "HTTP/2 connections we ended with GOAWAY, by its code." };
+const STREAM_RESETS: Family = Family {
+    name: "hostward_http2_resets_total",
+    help: "HTTP/2 streams that were reset before they were whole, by reason.",
+};
 const REDIRECTS: Family =
     Family { name: "hostward_redirects_total", help: "Requests over plain HTTP, by what they were answered." };
 const PROXY_HEADERS: Family = Family {
@@ -200,7 +206,11 @@ fn describe(counter: Counter) -> (&'static Family, Vec<Label<'static>>) {
         Counter::Timeout(timeout) => (&TIMEOUTS, vec![("timeout", timeout.label())]),
         Counter::OriginConnect(result) => (&ORIGIN_CONNECTS, vec![("result", result.label())]),
         Counter::TunnelEnd(end) => (&TUNNELS_ENDED, vec![("end", end.label())]),
-        Counter::Request(class) => (&REQUESTS, vec![("protocol", "http/1.1"), ("status_class", class.label())]),
+        Counter::Request(protocol, class) => {
+            (&REQUESTS, vec![("protocol", protocol.label()), ("status_class", class.label())])
+        }
+        Counter::GoAway(code) => (&GOAWAYS, vec![("code", code.label())]),
+        Counter::StreamReset(reason) => (&STREAM_RESETS, vec![("reason", reason.label())]),
         Counter::RequestRefused(reason) => (&REQUESTS_REFUSED, vec![("reason", reason.label())]),
         Counter::Pool(result) => (&POOL, vec![("result", result.label())]),
         Counter::Retry => (&RETRIES, vec![]),

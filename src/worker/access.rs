@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::policy::Verdict;
 use crate::proxy::http1::exchange::Facts;
 use crate::proxy::tunnel::Traffic;
-use crate::telemetry::counters::TunnelEnd;
+use crate::telemetry::counters::{Protocol, TunnelEnd};
 use crate::telemetry::log::access::{self, Connection, Entry, Origin};
 
 use super::core::Core;
@@ -73,6 +73,7 @@ pub struct Line<'a> {
     pub session: &'a Session,
     pub connection: Arc<Connection>,
     pub began: Instant,
+    pub protocol: Protocol,
     pub request: access::Request,
     pub facts: Facts,
     /// The request was on its way to its origin.
@@ -92,7 +93,7 @@ impl Drop for Line<'_> {
         let nothing = access::Request::new(b"", b"", b"", b"");
         self.core.access.log(Entry {
             connection: Arc::clone(&self.connection),
-            protocol: "http/1.1",
+            protocol: self.protocol.label(),
             request: Some(std::mem::replace(&mut self.request, nothing)),
             bytes_in: self.facts.in_bytes,
             bytes_out: self.facts.out_bytes,

@@ -406,6 +406,7 @@ fn establish(
         draining: Signal::default(),
         generation: Cell::new(generation),
         request: RefCell::default(),
+        streams: RefCell::default(),
         identity: OnceCell::new(),
         why: RefCell::default(),
     });

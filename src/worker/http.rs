@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use crate::policy::Refusal;
 use crate::proxy::http1::client::{Client, Gone};
-use crate::proxy::http1::exchange::{self, End, Facts, Late, Limits, Order, Setting, is_small};
+use crate::proxy::http1::exchange::{self, End, Facts, Order, is_small};
 use crate::proxy::http1::reply::Dialect;
 use crate::proxy::http1::{Body, Framing, Parsed, ProxyError, Rejected, Request, answer};
 use crate::proxy::origin::Lease;
 use crate::proxy::tunnel::{Traffic, Tunnel};
 use crate::ring::{self, Sleep, Socket};
-use crate::telemetry::counters::{Counter, StatusClass, Timeout, TunnelEnd};
+use crate::telemetry::counters::{Counter, Protocol, Timeout, TunnelEnd};
 use crate::telemetry::log::{Refused, access};
 use crate::tls::Outgoing;
 
@@ -281,33 +281,14 @@ impl<'a> Connection<'a> {
         let began = self.head_since.unwrap_or_else(ring::now);
         let mut line = request.map(|request| self.line(request, began, true));
         let written = self.client.written_bytes();
-        let http = &core.config.http;
-        let setting = Setting {
-            origins: &core.origins,
-            shard: &core.shard,
-            histograms: &core.histograms,
-            slots: &core.slots,
-            limits: Limits {
-                head: http.head,
-                body_bytes_max: http.body_bytes_max,
-                min_body_rate: http.min_body_rate,
-                silence: core.config.tunnel_timeout,
-            },
-            draining: &|| core.draining.get().is_some(),
-        };
+        let draining = || core.draining.get().is_some();
+        let setting = requests::setting(core, &draining);
         let tenant = Rc::clone(&self.session.tenant.borrow());
         let (head_only, framing) = (order.asked.head, order.framing);
         self.client.set_http_1_0(order.asked.dialect == Dialect::Http1_0);
         let ended = exchange::run(&setting, &self.client, &tenant, order, &mut self.sleep).await;
         core.shard.add(Counter::BytesOut, self.client.written_bytes() - written);
-        if let Some(late) = ended.late {
-            core.shard.count(Counter::Timeout(match late {
-                Late::Response => Timeout::Response,
-                Late::Silence => Timeout::Tunnel,
-                Late::Body => Timeout::BodyRate,
-                Late::Reader => Timeout::SlowReader,
-            }));
-        }
+        requests::count_late(core, ended.late);
         if let Some(line) = &mut line {
             line.facts = ended.facts;
             line.request.retried = ended.facts.retried;
@@ -328,12 +309,7 @@ impl<'a> Connection<'a> {
                 return Next::Tunnel(Box::new(Switched { lease, leftover, line }));
             }
             End::Unanswered(error) => {
-                if matches!(
-                    error,
-                    ProxyError::ConnectionRefused | ProxyError::ConnectionTimeout | ProxyError::DestinationUnavailable
-                ) {
-                    core.log_unreachable(&tenant.record.origin.name, self.session.server_name.as_deref());
-                }
+                requests::log_unanswered(core, self.session, &tenant, error);
                 if let Some(line) = &mut line {
                     line.request.proxy_error = Some(error.label());
                 }
@@ -372,21 +348,21 @@ impl<'a> Connection<'a> {
         let (core, session) = (self.core, self.session);
         let connection = self.logged.get_or_insert_with(|| super::access::connection(core, session));
         let connection = Arc::clone(connection);
-        Line { core, session, connection, began, request, facts: Facts::default(), asked_origin, end: None }
+        Line {
+            core,
+            session,
+            connection,
+            began,
+            protocol: Protocol::Http1,
+            request,
+            facts: Facts::default(),
+            asked_origin,
+            end: None,
+        }
     }
 
     fn count(&self, status: u16, began: Instant) {
-        let class = match status {
-            0 => StatusClass::Unanswered,
-            100..200 => StatusClass::Switched,
-            200..300 => StatusClass::Success,
-            300..400 => StatusClass::Redirect,
-            400..500 => StatusClass::ClientError,
-            _ => StatusClass::ServerError,
-        };
-        self.core.shard.count(Counter::Request(class));
-        let us = Instant::now().saturating_duration_since(began).as_micros() as u64;
-        self.core.histograms.borrow_mut().request.record_us(us);
+        requests::count(self.core, Protocol::Http1, status, began);
     }
 
     fn count_refused(&self, reason: Refusal) {

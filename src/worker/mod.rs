@@ -12,6 +12,7 @@ mod core;
 mod handshake;
 mod hellos;
 mod http;
+mod http2;
 mod redirect;
 mod remote;
 mod request_ids;
@@ -114,6 +115,10 @@ pub struct HttpLimits {
     pub body_bytes_max: Option<u64>,
     /// The slowest a client may send or take a body, bytes a second; `None`: as slow as it likes.
     pub min_body_rate: Option<u64>,
+    /// Most streams of one HTTP/2 connection at once.
+    pub http2_streams_max: u32,
+    /// How many bytes of bodies an HTTP/2 client may send ahead of its origins, all its streams together.
+    pub http2_window_bytes: u32,
 }
 
 /// What all workers serve at one generation; published whole.

@@ -1,14 +1,15 @@
 //! What every request of a connection is asked before it is forwarded, whichever protocol it came in.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use crate::policy::{Refusal, Verdict};
 use crate::proxy::headers::{SessionFacts, SessionFields};
-use crate::proxy::http1::exchange::Order;
+use crate::proxy::http1::exchange::{Late, Limits, Order, Setting};
 use crate::proxy::http1::reply::{Asked, Dialect};
-use crate::proxy::http1::{Added, Framing, Rejected, Request, authority};
+use crate::proxy::http1::{Added, Framing, ProxyError, Rejected, Request, authority};
 use crate::registry::Snapshot;
-use crate::telemetry::counters::TunnelEnd;
+use crate::telemetry::counters::{Counter, Protocol, StatusClass, Timeout, TunnelEnd};
 use crate::telemetry::log::access;
 use crate::tls::{Tenant, identity};
 
@@ -24,6 +25,60 @@ pub struct Judged {
     /// What rules that are published later may ask of it.
     pub requested: Requested,
     pub line: Option<access::Request>,
+}
+
+/// What the exchanges of this worker share.
+pub fn setting<'a>(core: &'a Core, draining: &'a dyn Fn() -> bool) -> Setting<'a> {
+    let http = &core.config.http;
+    Setting {
+        origins: &core.origins,
+        shard: &core.shard,
+        histograms: &core.histograms,
+        slots: &core.slots,
+        limits: Limits {
+            head: http.head,
+            body_bytes_max: http.body_bytes_max,
+            min_body_rate: http.min_body_rate,
+            silence: core.config.tunnel_timeout,
+        },
+        draining,
+    }
+}
+
+/// Counts a request that has ended; status 0: unanswered.
+pub fn count(core: &Core, protocol: Protocol, status: u16, began: Instant) {
+    let class = match status {
+        0 => StatusClass::Unanswered,
+        100..200 => StatusClass::Switched,
+        200..300 => StatusClass::Success,
+        300..400 => StatusClass::Redirect,
+        400..500 => StatusClass::ClientError,
+        _ => StatusClass::ServerError,
+    };
+    core.shard.count(Counter::Request(protocol, class));
+    let us = Instant::now().saturating_duration_since(began).as_micros() as u64;
+    core.histograms.borrow_mut().request.record_us(us);
+}
+
+/// Counts the time limit that ended an exchange, if one did.
+pub fn count_late(core: &Core, late: Option<Late>) {
+    let Some(late) = late else { return };
+    core.shard.count(Counter::Timeout(match late {
+        Late::Response => Timeout::Response,
+        Late::Silence => Timeout::Tunnel,
+        Late::Body => Timeout::BodyRate,
+        Late::Reader => Timeout::SlowReader,
+    }));
+}
+
+/// Logs an origin that cannot be reached.
+pub fn log_unanswered(core: &Core, session: &Session, tenant: &Tenant, error: ProxyError) {
+    if matches!(
+        error,
+        ProxyError::ConnectionRefused | ProxyError::ConnectionTimeout | ProxyError::DestinationUnavailable
+    ) {
+        core.log_unreachable(&tenant.record.origin.name, session.server_name.as_deref());
+    }
 }
 
 /// Why a request is not forwarded.

@@ -18,9 +18,9 @@ use crate::tls::{Outgoing, identity};
 use super::access::{self, Seen};
 use super::core::{Core, Counted, now_unix_s};
 use super::handshake::{self, Denied, Failed, Progress, Started};
-use super::http;
 use super::remote::Remote;
 use super::sessions::{Session, Sessions};
+use super::{http, http2};
 
 /// How long a client may take to read its last alert and say goodbye (DECISIONS 9). Without this wait the close would be a
 /// reset, which overtakes the alert.
@@ -142,6 +142,7 @@ async fn forward(core: &Rc<Core>, socket: Socket, started: Started, accepted: In
     let (end, mut last) = {
         // Boxed, so that each mode takes its own memory only.
         let mut inside: Pin<Box<dyn Future<Output = (TunnelEnd, Outgoing)> + '_>> = match mode {
+            Mode::Http if is_http2(&session) => Box::pin(http2::serve(core, &socket, &session, early, out)),
             Mode::Http => Box::pin(http::serve(core, &socket, &session, early, out)),
             Mode::Tcp => Box::pin(connect_and_tunnel(core, &socket, &session, Box::new((early, out)), &seen)),
         };
@@ -174,6 +175,11 @@ async fn forward(core: &Rc<Core>, socket: Socket, started: Started, accepted: In
         }
         _ => {}
     }
+}
+
+/// Whether the client has chosen HTTP/2 (RFC 9113 section 3.2).
+fn is_http2(session: &Session) -> bool {
+    session.tls.borrow().alpn() == Some(b"h2")
 }
 
 /// Ends with the validity of the client's path (DECISIONS 13), if it has one.

@@ -34,8 +34,10 @@ pub struct Session {
     pub draining: Signal<()>,
     /// The generation this session was judged by last.
     pub generation: Cell<u64>,
-    /// The request that is under way.
+    /// The request that is under way, on a connection that has one at a time.
     pub request: RefCell<Requested>,
+    /// Those of an HTTP/2 connection.
+    pub streams: RefCell<Slab<Rc<Underway>>>,
     /// What the client's leaf certificate says, once a rule has asked; `None` without one.
     pub identity: OnceCell<Option<Box<Identity>>>,
     /// What there is to say, beyond the reason, about why it was not let in or is ended; for the log.
@@ -54,6 +56,14 @@ pub enum Requested {
         method: Box<str>,
         path: Box<str>,
     },
+}
+
+/// A request that is under way on a stream of its own.
+#[derive(Default)]
+pub struct Underway {
+    pub requested: Requested,
+    /// Set when the rules of today deny it: its stream ends, and no other.
+    pub denied: Signal<Refusal>,
 }
 
 /// All sessions of a worker.
@@ -221,7 +231,16 @@ pub fn judge_rules(tenant: &Tenant, session: &Session) -> Result<(), Refusal> {
     if !tenant.record.rules.needs_request() {
         return judge_request(tenant, session, None);
     }
-    match &*session.request.borrow() {
+    for (_, underway) in session.streams.borrow().iter() {
+        if let Err(reason) = judge_requested(tenant, session, &underway.requested) {
+            underway.denied.set(reason);
+        }
+    }
+    judge_requested(tenant, session, &session.request.borrow())
+}
+
+fn judge_requested(tenant: &Tenant, session: &Session, requested: &Requested) -> Result<(), Refusal> {
+    match requested {
         Requested::Nothing => Ok(()),
         // Undecidable, and so denied.
         Requested::Unseen => judge_request(tenant, session, None),

@@ -29,7 +29,7 @@ pub const CLIENT_AUTH_KEYS: &[&str] = &["mode", "ca", "allow_expired_ca", "send_
 
 /// What clients are offered with `mode = "http"` (DECISIONS 31): what is built, in order of preference. A client that
 /// names only the older version, as `curl --http1.0` does, would otherwise be refused what it could be served.
-const ALPN_HTTP: [&[u8]; 2] = [b"http/1.1", b"http/1.0"];
+const ALPN_HTTP: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
 
 /// The longest name of an ALPN protocol (RFC 7301 section 3.1: a length of one byte).
 const ALPN_BYTES_MAX: usize = 255;
@@ -178,8 +178,10 @@ fn alpn(value: Value<'_>, mode: Option<Mode>) -> Vec<Vec<u8>> {
         } else if protocols.iter().any(|protocol| protocol == text.as_bytes()) {
             element.error(format!("names {} twice", quote(text)));
         } else if mode == Some(Mode::Http) && !ALPN_HTTP.contains(&text.as_bytes()) {
-            element
-                .error(format!("names {}, which mode = \"http\" does not speak yet; write \"http/1.1\"", quote(text)));
+            element.error(format!(
+                "names {}, which mode = \"http\" does not speak; write \"h2\" or \"http/1.1\"",
+                quote(text)
+            ));
         }
         protocols.push(text.as_bytes().to_vec());
     }

@@ -29,6 +29,8 @@ pub const LIMITS_KEYS: &[&str] = &[
     "headers",
     "body_bytes",
     "min_body_rate",
+    "http2_streams",
+    "http2_window",
 ];
 pub const CACHE_KEYS: &[&str] = &["tenants_per_worker", "misses_per_worker"];
 pub const LOG_KEYS: &[&str] = &["level", "access"];
@@ -76,6 +78,12 @@ const BODY_BYTES: RangeInclusive<u64> = 1..=(1 << 40);
 /// From a byte a second to a fast disk.
 const MIN_BODY_RATE: RangeInclusive<u64> = 1..=(1 << 30);
 
+/// One at a time, up to what a proxy in front of us could want on one connection.
+const HTTP2_STREAMS: RangeInclusive<usize> = 1..=10_000;
+
+/// What HTTP/2 begins with (RFC 9113 section 6.9.2), up to what fills a fast link around the world.
+const HTTP2_WINDOW: RangeInclusive<u64> = 65_535..=(64 << 20);
+
 /// Room for at least some hundreds of tenants, up to more memory than an edge has.
 const TENANTS_BYTES: RangeInclusive<u64> = (1 << 20)..=(1 << 40);
 
@@ -119,6 +127,11 @@ impl Default for Limits {
             body_bytes: None,
             // A modem of 2400 baud: nobody real is slower, and a thousand connections at this rate are one of 240 KB/s.
             min_body_rate: Some(240),
+            // What RFC 9113 section 6.5.2 recommends as the least, and peers choose (nginx 128, HAProxy and Envoy 100).
+            http2_streams: 128,
+            // Forty megabits a second over a tenth of a second's round trip; a tenth of a megabyte more for each
+            // connection whose origin does not keep up is what peers keep, too.
+            http2_window: 512 << 10,
         }
     }
 }
@@ -309,6 +322,9 @@ pub fn limits(table: &Table<'_>) -> Limits {
         headers: integer("headers", &HEADERS, defaults.headers),
         body_bytes: unless_word("body_bytes", "unlimited", &BODY_BYTES, defaults.body_bytes),
         min_body_rate: unless_word("min_body_rate", "off", &MIN_BODY_RATE, defaults.min_body_rate),
+        // Both ranges lie within 32 bits.
+        http2_streams: integer("http2_streams", &HTTP2_STREAMS, defaults.http2_streams as usize) as u32,
+        http2_window: size("http2_window", &HTTP2_WINDOW).map_or(defaults.http2_window, |bytes| bytes as u32),
     };
     if let Some(value) = table.get("handshakes_per_worker")
         && limits.handshakes_per_worker > limits.connections_per_worker

@@ -52,7 +52,7 @@ pub fn host(authority: &str) -> Option<&str> {
 }
 
 /// Whether two hosts are one: case and one trailing dot do not count.
-pub(super) fn is_same_host(a: &str, b: &str) -> bool {
+pub fn is_same_host(a: &str, b: &str) -> bool {
     let cut_root = |host| str::strip_suffix(host, ".").unwrap_or(host);
     cut_root(a).eq_ignore_ascii_case(cut_root(b))
 }

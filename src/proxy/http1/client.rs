@@ -369,6 +369,11 @@ impl<'a> Client<'a> {
         result.map_err(|_| Gone::Cut)
     }
 
+    /// The records that wait to be sent, for who sends them by itself. Give the memory back to [`Client::buffers`].
+    pub fn take_records(&self) -> (Vec<u8>, usize) {
+        self.out.borrow_mut().take()
+    }
+
     /// What waits to be sent, as the last bytes of the connection. None while a record is on its way.
     pub fn last_words(&self) -> Outgoing {
         if self.sending.get() {

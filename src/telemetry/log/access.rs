@@ -82,7 +82,7 @@ pub struct Connection {
 #[derive(Debug)]
 pub struct Entry {
     pub connection: Arc<Connection>,
-    /// `tcp`, `http/1.1`.
+    /// `tcp`, `http/1.1`, `h2`.
     pub protocol: &'static str,
     /// `None` where bytes are forwarded as they come.
     pub request: Option<Request>,

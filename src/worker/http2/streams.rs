@@ -1,0 +1,413 @@
+//! One stream: a request that is judged, forwarded and answered by itself.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use h2::ext::Protocol as ConnectProtocol;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+
+use crate::policy::Refusal;
+use crate::proxy::http1::client::Gone;
+use crate::proxy::http1::downstream::Downstream;
+use crate::proxy::http1::exchange::{self, End, Ended, Facts, is_small};
+use crate::proxy::http1::reply::Dialect;
+use crate::proxy::http1::{Body, Framing, Parsed, ProxyError, Rejected, Request, answer};
+use crate::proxy::http2::client::Stream;
+use crate::proxy::http2::head::{self, Kind, Malformed};
+use crate::proxy::http2::tunnel::Tunnel;
+use crate::proxy::origin::Lease;
+use crate::proxy::tunnel::Traffic;
+use crate::ring;
+use crate::telemetry::counters::{Counter, Protocol, StreamReset, TunnelEnd};
+use crate::telemetry::log::{Refused, access};
+
+use super::Shared;
+use crate::worker::access::Line;
+use crate::worker::core::Core;
+use crate::worker::requests::{self, Judged, Unfit};
+use crate::worker::sessions::{Session, Underway};
+
+/// Serves one stream to its end.
+pub(super) async fn run(
+    core: &Rc<Core>,
+    session: &Rc<Session>,
+    shared: &Rc<Shared>,
+    request: http::Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let began = ring::now();
+    let (parts, body) = request.into_parts();
+    let served = Served { core, session, shared, began, grpc: head::is_grpc(&parts.headers) };
+    let (verdict, framing) = served.judge(&parts, &body);
+    // The fields of the request are text by now: they need no memory while it is under way.
+    let is_head = parts.method == http::Method::HEAD;
+    drop(parts);
+    let stream = Stream::new(&core.buffers, body, framing, respond);
+    match verdict {
+        Ok(Verdict::Forward(judged, websocket_accept)) => {
+            if let Some(accept) = websocket_accept {
+                stream.expect_websocket(accept);
+            }
+            served.forward(stream, *judged).await;
+        }
+        Ok(Verdict::Answer(rejected, line)) => served.refuse(&stream, rejected, line, is_head),
+        Ok(Verdict::End(end)) => {
+            stream.reset(Reason::REFUSED_STREAM);
+            shared.end(end);
+        }
+        Err(Malformed(detail)) => {
+            stream.reset(Reason::PROTOCOL_ERROR);
+            core.shard.count(Counter::StreamReset(StreamReset::Malformed));
+            core.shard.count(Counter::RequestRefused(Refusal::MalformedRequest));
+            requests::count(core, Protocol::Http2, 0, began);
+            served.log_refused(Refusal::MalformedRequest, detail);
+        }
+    }
+}
+
+/// What becomes of a request that is well-formed as HTTP/2 has it.
+enum Verdict {
+    /// It is forwarded; a WebSocket is open if the origin proves it with these words (RFC 6455 section 4.2.2).
+    Forward(Box<Judged>, Option<String>),
+    Answer(Rejected, Option<access::Request>),
+    /// The connection ends with it.
+    End(TunnelEnd),
+}
+
+/// One request.
+struct Served<'a> {
+    core: &'a Rc<Core>,
+    session: &'a Rc<Session>,
+    shared: &'a Shared,
+    began: Instant,
+    /// It is a call of gRPC, whose clients want to be refused in its terms.
+    grpc: bool,
+}
+
+impl Served<'_> {
+    /// Translates and judges.
+    fn judge(&self, parts: &http::request::Parts, body: &RecvStream) -> (Result<Verdict, Malformed>, Framing) {
+        let mut key = String::new();
+        let kind = match kind(parts, body, &mut key) {
+            Ok(kind) => kind,
+            Err(rejected) => return (Ok(Verdict::Answer(rejected, None)), Framing::None),
+        };
+        let mut text = self.core.buffers.plain();
+        let verdict = match head::push_request(parts, kind, &mut text) {
+            Err(malformed) => (Err(malformed), Framing::None),
+            Ok(()) => {
+                let (verdict, framing) = self.judge_text(&text, kind);
+                (Ok(verdict), framing)
+            }
+        };
+        self.core.buffers.keep_plain(text);
+        verdict
+    }
+
+    fn judge_text(&self, text: &[u8], kind: Kind<'_>) -> (Verdict, Framing) {
+        let core = self.core;
+        let mut slots = core.slots.borrow_mut();
+        let request = match Request::parse(text, &core.config.http.head, &mut slots) {
+            Ok(Parsed::Complete(request)) => request,
+            // What was written has an end; only a limit keeps it from being seen.
+            Ok(Parsed::Incomplete) => {
+                let rejected =
+                    Rejected { status: 431, reason: Refusal::MalformedRequest, detail: "the head is too large" };
+                return (Verdict::Answer(rejected, None), Framing::None);
+            }
+            Err(rejected) => return (Verdict::Answer(rejected, None), Framing::None),
+        };
+        let framing = request.framing;
+        let verdict = match requests::judge(core, self.session, &mut self.shared.fields.borrow_mut(), &request) {
+            Ok(mut judged) => {
+                judged.order.asked.dialect = Dialect::Http2;
+                let accept = match kind {
+                    Kind::WebSocket { key } => Some(head::websocket_accept(key)),
+                    Kind::Bodiless | Kind::WithBody => None,
+                };
+                Verdict::Forward(Box::new(judged), accept)
+            }
+            Err(Unfit::End(end)) => Verdict::End(end),
+            Err(Unfit::Rejected(rejected)) => {
+                let line = core.access.enabled().then(|| requests::line(&request, ""));
+                Verdict::Answer(rejected, line)
+            }
+        };
+        (verdict, framing)
+    }
+
+    /// Forwards a request and passes its response on.
+    async fn forward(&self, stream: Stream<'_>, judged: Judged) {
+        let Judged { order, requested, line } = judged;
+        let (core, session) = (self.core, self.session);
+        let underway = Rc::new(Underway { requested, ..Underway::default() });
+        let key = session.streams.borrow_mut().insert(Rc::clone(&underway));
+        let leave = Leave { session, key };
+        let mut line = line.map(|request| self.line(request, true));
+        let tenant = Rc::clone(&session.tenant.borrow());
+        let (head_only, framing) = (order.asked.head, order.framing);
+        let mut sleep = ring::sleep_until(self.began);
+        let ended = {
+            let draining = || false;
+            let setting = requests::setting(core, &draining);
+            let mut exchange = pin!(exchange::run(&setting, &stream, &tenant, order, &mut sleep));
+            poll_fn(|cx| match underway.denied.poll(cx) {
+                Poll::Ready(reason) => Poll::Ready(Err(reason)),
+                Poll::Pending => exchange.as_mut().poll(cx).map(Ok),
+            })
+            .await
+        };
+        let ended = match ended {
+            Ok(ended) => ended,
+            Err(_) => {
+                core.shard.count(Counter::ClientRefused(Refusal::TrustChanged));
+                self.log_refused(Refusal::TrustChanged, "the hostname's rules deny this request now");
+                self.reset(&stream, Reason::CANCEL, StreamReset::TrustChanged);
+                self.record(0, line, Some(TunnelEnd::TrustChanged));
+                return;
+            }
+        };
+        requests::count_late(core, ended.late);
+        if let Some(line) = &mut line {
+            line.facts = ended.facts;
+            line.request.retried = ended.facts.retried;
+        }
+        let Ended { end, status, .. } = ended;
+        match end {
+            End::Whole { rest, .. } => {
+                self.record(status, line, None);
+                if let Some(rest) = rest {
+                    discard(&stream, framing, rest).await;
+                }
+            }
+            End::Switched(lease, leftover) => {
+                requests::count(core, Protocol::Http2, 101, self.began);
+                if let Some(line) = &mut line {
+                    line.request.status = 200;
+                }
+                self.tunnel(stream, lease, leftover, &underway, line).await;
+            }
+            End::Unanswered(error) => {
+                requests::log_unanswered(core, session, &tenant, error);
+                if let Some(line) = &mut line {
+                    line.request.proxy_error = Some(error.label());
+                }
+                let bytes = self.answer(&stream, error.status(), Some(error), head_only);
+                self.record(error.status(), with_bytes(line, bytes), None);
+            }
+            End::Refused(status) => {
+                core.shard.count(Counter::RequestRefused(Refusal::MalformedRequest));
+                let bytes = self.answer(&stream, status, None, head_only);
+                self.record(status, with_bytes(line, bytes), None);
+            }
+            End::BrokenOff => {
+                self.reset(&stream, Reason::INTERNAL_ERROR, StreamReset::BrokenOff);
+                self.record(status, line, Some(TunnelEnd::OriginAborted));
+            }
+            End::SlowReader => {
+                self.reset(&stream, Reason::CANCEL, StreamReset::SlowReader);
+                self.record(status, line, Some(TunnelEnd::TimedOut));
+            }
+            // What the origin said cannot be said in HTTP/2, or is no WebSocket.
+            End::Gone(Gone::Broke) => {
+                let error = ProxyError::HttpProtocolError;
+                if let Some(line) = &mut line {
+                    line.request.proxy_error = Some(error.label());
+                }
+                let bytes = self.answer(&stream, error.status(), Some(error), head_only);
+                if bytes == 0 {
+                    self.reset(&stream, Reason::PROTOCOL_ERROR, StreamReset::Malformed);
+                }
+                self.record(error.status(), with_bytes(line, bytes), None);
+            }
+            End::Gone(Gone::Cut) => {
+                core.shard.count(Counter::StreamReset(StreamReset::Client));
+                self.record(status, line, Some(TunnelEnd::ClientAborted));
+            }
+        }
+        drop(leave);
+    }
+
+    /// Joins a WebSocket's two sides.
+    async fn tunnel(
+        &self,
+        stream: Stream<'_>,
+        lease: Lease,
+        leftover: Vec<u8>,
+        underway: &Underway,
+        mut line: Option<Line<'_>>,
+    ) {
+        let core = self.core;
+        let traffic = Traffic::default();
+        traffic.out_bytes.set(leftover.len() as u64);
+        let end = match stream.into_tunnel() {
+            None => TunnelEnd::ClientAborted,
+            Some((client, answer)) => {
+                let tunnel = Tunnel {
+                    origin: &lease.socket,
+                    shard: &core.shard,
+                    buffers: &core.buffers,
+                    traffic: &traffic,
+                    idle: core.config.tunnel_timeout,
+                };
+                let mut running = pin!(tunnel.run(client, answer, leftover));
+                poll_fn(|cx| match underway.denied.poll(cx) {
+                    Poll::Ready(_) => Poll::Ready(TunnelEnd::TrustChanged),
+                    Poll::Pending => running.as_mut().poll(cx),
+                })
+                .await
+            }
+        };
+        match end {
+            TunnelEnd::TrustChanged => {
+                core.shard.count(Counter::ClientRefused(Refusal::TrustChanged));
+                core.shard.count(Counter::StreamReset(StreamReset::TrustChanged));
+                self.log_refused(Refusal::TrustChanged, "the hostname's rules deny this WebSocket now");
+                lease.socket.reset_on_close();
+            }
+            TunnelEnd::TimedOut => core.shard.count(Counter::Timeout(crate::telemetry::counters::Timeout::Tunnel)),
+            _ => {}
+        }
+        core.shard.count(Counter::TunnelEnd(end));
+        if let Some(line) = &mut line {
+            (line.facts.in_bytes, line.facts.out_bytes) = (traffic.in_bytes.get(), traffic.out_bytes.get());
+            line.end = Some(end);
+        }
+    }
+
+    /// Answers a request that is not forwarded.
+    fn refuse(&self, stream: &Stream<'_>, rejected: Rejected, line: Option<access::Request>, head_only: bool) {
+        let Rejected { status, reason, detail } = rejected;
+        self.core.shard.count(Counter::RequestRefused(reason));
+        self.log_refused(reason, detail);
+        let bytes = self.answer(stream, status, None, head_only);
+        let line = self.core.access.enabled().then(|| {
+            let request = line.unwrap_or_else(|| access::Request::new(b"", b"", b"", b""));
+            self.line(request, false)
+        });
+        self.record(status, with_bytes(line, bytes), None);
+    }
+
+    /// Sends an answer of ours. Returns how many bytes of it are content; 0 also where nothing can be said any more.
+    fn answer(&self, stream: &Stream<'_>, status: u16, error: Option<ProxyError>, head_only: bool) -> u64 {
+        if self.grpc {
+            stream.answer(head::grpc_answer(status, error.map(ProxyError::label)), Bytes::new());
+            return 0;
+        }
+        let mut text = Vec::new();
+        answer::answer(status, error, true, head_only, &mut text);
+        let Some((head, body)) = head::own_answer(&text) else { return 0 };
+        let body = Bytes::copy_from_slice(body);
+        let bytes = body.len() as u64;
+        if stream.answer(head, body) { bytes } else { 0 }
+    }
+
+    fn reset(&self, stream: &Stream<'_>, code: Reason, reason: StreamReset) {
+        self.core.shard.count(Counter::StreamReset(reason));
+        stream.reset(code);
+    }
+
+    /// Counts a request that has ended, and writes its line.
+    fn record(&self, status: u16, line: Option<Line<'_>>, end: Option<TunnelEnd>) {
+        requests::count(self.core, Protocol::Http2, status, self.began);
+        if let Some(mut line) = line {
+            line.request.status = status;
+            line.end = end;
+        }
+    }
+
+    /// The line of a request that is under way.
+    fn line(&self, request: access::Request, asked_origin: bool) -> Line<'_> {
+        let mut logged = self.shared.logged.borrow_mut();
+        let connection = logged.get_or_insert_with(|| crate::worker::access::connection(self.core, self.session));
+        Line {
+            core: self.core,
+            session: self.session,
+            connection: std::sync::Arc::clone(connection),
+            began: self.began,
+            protocol: Protocol::Http2,
+            request,
+            facts: Facts::default(),
+            asked_origin,
+            end: None,
+        }
+    }
+
+    fn log_refused(&self, reason: Refusal, detail: &str) {
+        let session = self.session;
+        self.core.log_refused(|| Refused {
+            hostname: session.server_name.as_deref().map(str::to_owned),
+            peer: session.remote.client,
+            detail: Some(detail.to_owned()),
+            ..Refused::new(reason)
+        });
+    }
+}
+
+/// Reads the rest of a request whose answer is whole, if it is little: clients of some age take the RST_STREAM that would
+/// stop them (RFC 9113 section 8.1) for a failure of the whole request.
+async fn discard(stream: &Stream<'_>, framing: Framing, mut body: Body) {
+    if !is_small(&framing, &body) {
+        return;
+    }
+    let reading = poll_fn(|cx| {
+        loop {
+            let read = stream.poll_pass(cx, |piece| body.pass(piece, &mut |_| ()).unwrap_or(piece.len()));
+            match read {
+                Poll::Ready(Ok(true)) if !body.is_done() => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    });
+    let _ = ring::timeout(DISCARD_WAIT, reading).await;
+}
+
+/// How long the rest of a request that nobody wants is waited for, at most.
+const DISCARD_WAIT: Duration = Duration::from_secs(5);
+
+/// Takes a stream out of its session's when it is dropped.
+struct Leave<'a> {
+    session: &'a Session,
+    key: usize,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        let underway = self.session.streams.borrow_mut().try_remove(self.key);
+        drop(underway);
+    }
+}
+
+fn with_bytes(line: Option<Line<'_>>, bytes: u64) -> Option<Line<'_>> {
+    line.map(|mut line| {
+        line.facts.out_bytes += bytes;
+        line
+    })
+}
+
+/// What the request is, in the terms of HTTP/1.1. `key` holds the key of a WebSocket.
+fn kind<'k>(parts: &http::request::Parts, body: &RecvStream, key: &'k mut String) -> Result<Kind<'k>, Rejected> {
+    let rejected = |status, detail| Rejected { status, reason: Refusal::MalformedRequest, detail };
+    if parts.method != http::Method::CONNECT {
+        return Ok(if body.is_end_stream() { Kind::Bodiless } else { Kind::WithBody });
+    }
+    match parts.extensions.get::<ConnectProtocol>().map(ConnectProtocol::as_str) {
+        Some("websocket") => {
+            let mut random = [0; 16];
+            aws_lc_rs::rand::fill(&mut random).map_err(|_| rejected(500, "the system gave no random bytes"))?;
+            STANDARD.encode_string(random, key);
+            Ok(Kind::WebSocket { key })
+        }
+        // RFC 9220 section 3, of the same thing in HTTP/3.
+        Some(_) => Err(rejected(501, "extended CONNECT to something else than websocket")),
+        None => Err(rejected(405, "CONNECT")),
+    }
+}
