@@ -13,7 +13,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use glob::MatchOptions;
 use toml::de::DeTable;
@@ -167,16 +166,7 @@ impl Draft {
         self.check_names(&drafts);
         self.check_default(&drafts);
         let mut unnamed: HashMap<String, Arc<Origin>> = HashMap::new();
-        let nowhere = Arc::new(Origin {
-            name: String::new(),
-            addresses: Vec::new(),
-            scheme: Scheme::Any,
-            connect_timeout: Duration::ZERO,
-            response_timeout: Duration::ZERO,
-            idle_connections_max: 0,
-            share: false,
-            proxy_protocol: ProxyProtocol::Off,
-        });
+        let nowhere = Arc::new(Origin::new(String::new(), Vec::new(), Scheme::Any));
         for draft in drafts {
             let named_at = draft.origin.as_ref().map(|(_, place)| place.clone());
             let origin = match draft.origin {

@@ -172,6 +172,11 @@ impl<'a> Value<'a> {
         self.value.get_ref().as_str()
     }
 
+    /// Whether it is a table.
+    pub fn is_table(&self) -> bool {
+        self.value.get_ref().as_table().is_some()
+    }
+
     pub fn boolean(&self) -> Option<bool> {
         self.value.get_ref().as_bool().or_else(|| self.wrong_type("true or false"))
     }

@@ -338,6 +338,30 @@ fn each_fault_has_its_line() {
             "[origin.app]\nurl = 'tcp://h:1'\nproxy_protocol = 'v3'",
             "3:18: proxy_protocol must be \"off\", \"v1\" or \"v2\", not \"v3\"",
         ),
+        (
+            "[origin.app]\nurl = 'http://h:1'\nbalance = 'random'",
+            "3:11: balance is \"random\", which is no way to balance; write",
+        ),
+        ("[origin.app]\nurl = 'http://h:1'\nbalance = 7", "3:11: balance must be a word or a table; write"),
+        (
+            "[origin.app]\nurl = 'http://h:1'\nbalance = { hash = 'path' }",
+            "3:20: hash must be \"client_address\", not \"path\"",
+        ),
+        (
+            "[origin.app]\nurl = 'http://h:1'\nbalance = { hash_header = 'X Tenant' }",
+            "3:27: hash_header is \"X Tenant\", which is no name of a header",
+        ),
+        (
+            "[origin.app]\nurl = 'http://h:1'\nbalance = { hash = 'client_address', hash_header = 'X' }",
+            "3:11: balance must have one key, hash or hash_header",
+        ),
+        (
+            "[origin.app]\nurl = 'tcp://h:1'\nbalance = { hash_header = 'X-Tenant' }",
+            "3:27: hash_header has no meaning for tcp://",
+        ),
+        ("[origin.app]\nurl = 'tcp://h:1'\neject_after = 3", "3:15: eject_after has no meaning for tcp://"),
+        ("[origin.app]\nurl = 'http://h:1'\neject_after = 0", "3:15: eject_after must be between 1 and 1000"),
+        ("[origin.app]\nurl = 'http://h:1'\nslow_start = '2h'", "3:14: slow_start must be between"),
         ("[origin.app]\nurl = 'tcp://h:1'\nshare = true", "3:9: share has no meaning for tcp://"),
         ("[hostname]\nname = 'a'", "1:1: hostname must be an array of tables, each begun by [[hostname]], not a table"),
         ("include = 'gone.toml'", "1:11: include gone.toml: cannot be opened: No such file"),

@@ -389,7 +389,12 @@ impl Control {
             return;
         }
         let ticket_keys = ticket_keys.unwrap_or_else(|| Arc::clone(&self.published.ticket_keys));
-        self.published = Arc::new(Published { snapshot, origins: Arc::new(origins), ticket_keys });
+        self.published = Arc::new(Published {
+            snapshot,
+            origins: Arc::new(origins),
+            down: Arc::clone(&self.published.down),
+            ticket_keys,
+        });
         for worker in &self.workers {
             worker.send(Command::Publish(Arc::clone(&self.published)));
         }

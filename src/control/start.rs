@@ -325,6 +325,7 @@ async fn bring_up(
     };
     let published = Arc::new(Published {
         origins: Arc::new(origins::table(&snapshot, &names.known)),
+        down: Arc::default(),
         snapshot,
         ticket_keys: Arc::new(keyring),
     });

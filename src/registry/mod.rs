@@ -3,6 +3,7 @@
 //! The control plane builds a [`Snapshot`]; workers read it without locks and never change it.
 #![forbid(unsafe_code)]
 
+pub mod balancing;
 pub mod name;
 pub mod origins;
 pub mod record;

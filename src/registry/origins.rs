@@ -3,6 +3,7 @@
 //! The control plane resolves names and publishes a table; workers read it and never ask DNS.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -25,6 +26,18 @@ impl ResolvedAddress {
         }
     }
 }
+
+impl fmt::Display for ResolvedAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// The addresses that checks found down, by the name of their origin.
+pub type DownTable = HashMap<String, Vec<ResolvedAddress>>;
 
 /// Every origin's addresses, by [`super::Origin::name`], in the order of its configuration; empty: none is known.
 pub type OriginTable = HashMap<String, Vec<ResolvedAddress>>;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::Name;
+use super::balancing::Balancing;
 use crate::policy::{IdentitySets, Rules};
 
 /// A record's random 128-bit identity; a record that is deleted and made again has another one.
@@ -152,6 +153,8 @@ pub struct Origin {
     pub share: bool,
     /// From the request sent to the first byte of the response.
     pub response_timeout: Duration,
+    /// How its addresses share the work.
+    pub balancing: Balancing,
 }
 
 impl Origin {
@@ -176,6 +179,7 @@ impl Origin {
             idle_connections_max: Self::IDLE_CONNECTIONS_DEFAULT,
             share: false,
             response_timeout: Self::RESPONSE_TIMEOUT_DEFAULT,
+            balancing: Balancing::default(),
         }
     }
 }

@@ -6,8 +6,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use super::labels::{
-    GoAway, Limit, OriginConnect, Pool, Protocol, ProxyHeader, Redirect, StatusClass, StreamReset, TenantCache, Ticket,
-    Timeout, TunnelEnd, Verified, Version,
+    Ejection, GoAway, Limit, OriginConnect, Pool, Protocol, ProxyHeader, Redirect, StatusClass, StreamReset,
+    TenantCache, Ticket, Timeout, TunnelEnd, Verified, Version,
 };
 use crate::policy::Refusal;
 
@@ -44,6 +44,10 @@ pub enum Counter {
     Timeout(Timeout),
     /// `hostward_origin_connects_total{result}`.
     OriginConnect(OriginConnect),
+    /// `hostward_origin_ejections_total{cause}`.
+    Ejection(Ejection),
+    /// `hostward_origin_panics_total`: an address was chosen although all were left out.
+    OriginPanic,
     /// `hostward_tunnels_ended_total{end}`.
     TunnelEnd(TunnelEnd),
     /// `hostward_requests_total{protocol,status_class}`.
@@ -80,7 +84,9 @@ const VERIFIED: usize = TENANT_CACHE + TenantCache::ALL.len();
 const LIMIT: usize = VERIFIED + Verified::ALL.len();
 const TIMEOUT: usize = LIMIT + Limit::ALL.len();
 const ORIGIN_CONNECT: usize = TIMEOUT + Timeout::ALL.len();
-const TUNNEL_END: usize = ORIGIN_CONNECT + OriginConnect::ALL.len();
+const EJECTION: usize = ORIGIN_CONNECT + OriginConnect::ALL.len();
+const ORIGIN_PANIC: usize = EJECTION + Ejection::ALL.len();
+const TUNNEL_END: usize = ORIGIN_PANIC + 1;
 const REQUEST: usize = TUNNEL_END + TunnelEnd::ALL.len();
 const GOAWAY: usize = REQUEST + Protocol::ALL.len() * StatusClass::ALL.len();
 const STREAM_RESET: usize = GOAWAY + GoAway::ALL.len();
@@ -112,6 +118,8 @@ impl Counter {
             .chain(Limit::ALL.iter().copied().map(Self::Limit))
             .chain(Timeout::ALL.iter().copied().map(Self::Timeout))
             .chain(OriginConnect::ALL.iter().copied().map(Self::OriginConnect))
+            .chain(Ejection::ALL.iter().copied().map(Self::Ejection))
+            .chain([Self::OriginPanic])
             .chain(TunnelEnd::ALL.iter().copied().map(Self::TunnelEnd))
             .chain(
                 Protocol::ALL
@@ -146,6 +154,8 @@ impl Counter {
             Self::Limit(limit) => LIMIT + limit as usize,
             Self::Timeout(timeout) => TIMEOUT + timeout as usize,
             Self::OriginConnect(result) => ORIGIN_CONNECT + result as usize,
+            Self::Ejection(cause) => EJECTION + cause as usize,
+            Self::OriginPanic => ORIGIN_PANIC,
             Self::TunnelEnd(end) => TUNNEL_END + end as usize,
             Self::Request(protocol, class) => REQUEST + protocol as usize * StatusClass::ALL.len() + class as usize,
             Self::GoAway(code) => GOAWAY + code as usize,
@@ -175,12 +185,14 @@ pub enum Gauge {
     Generation,
     /// `hostward_origin_connections_idle`: pooled connections.
     IdleOrigins,
+    /// `hostward_origin_addresses_ejected`: addresses this worker leaves out because of what happened to exchanges.
+    EjectedOrigins,
 }
 
 impl Gauge {
     /// Every gauge, in the order of the discriminants.
-    pub const ALL: [Self; 5] =
-        [Self::Connections, Self::Handshakes, Self::Tenants, Self::Generation, Self::IdleOrigins];
+    pub const ALL: [Self; 6] =
+        [Self::Connections, Self::Handshakes, Self::Tenants, Self::Generation, Self::IdleOrigins, Self::EjectedOrigins];
 }
 
 const GAUGES: usize = Gauge::ALL.len();

@@ -107,14 +107,26 @@ labels! {
     OriginConnect {
         /// Connected.
         Ok => "ok",
-        /// The address refused, or cannot be reached.
+        /// The address refused.
         Failed => "failed",
+        /// There is no way to the address.
+        Unroutable => "unroutable",
+        /// This machine had no descriptor, port or memory left.
+        NoResources => "no_resources",
         /// The address did not answer in time.
         TimedOut => "timed_out",
         /// The name has no address.
         Unresolved => "unresolved",
         /// No address of the origin could be reached; the client was let go.
         Exhausted => "exhausted",
+    }
+
+    /// Why an address of an origin was left out (`hostward_origin_ejections_total{cause}`).
+    Ejection {
+        /// A connection could not be made.
+        Connect => "connect",
+        /// Exchanges ended in an error of ours, `origin.eject_after` in a row.
+        Response => "response",
     }
 
     /// How an established connection ended (`hostward_tunnels_ended_total{end}`).

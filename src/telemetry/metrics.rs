@@ -82,6 +82,14 @@ const LIMITS: Family = Family { name: "hostward_limit_reached_total", help: "Tim
 const TIMEOUTS: Family = Family { name: "hostward_timeouts_total", help: "Time limits that ended something." };
 const ORIGIN_CONNECTS: Family =
     Family { name: "hostward_origin_connects_total", help: "Attempts to reach an origin, by result." };
+const EJECTIONS: Family = Family {
+    name: "hostward_origin_ejections_total",
+    help: "Addresses of origins that a worker left out, failed trials included, by cause.",
+};
+const PANICS: Family = Family {
+    name: "hostward_origin_panics_total",
+    help: "Exchanges sent to an address although all of its origin were left out or down.",
+};
 const TUNNELS_ENDED: Family =
     Family { name: "hostward_tunnels_ended_total", help: "Established connections that ended, by the way they did." };
 const REQUESTS: Family =
@@ -121,6 +129,10 @@ const TENANTS_CACHED: Family =
 const WORKER_GENERATION: Family =
     Family { name: "hostward_worker_generation", help: "The registry generation a worker serves." };
 
+const EJECTED_ORIGINS: Family = Family {
+    name: "hostward_origin_addresses_ejected",
+    help: "Addresses of origins that workers leave out because connections or exchanges failed, all workers together.",
+};
 const IDLE_ORIGINS: Family =
     Family { name: "hostward_origin_connections_idle", help: "Origin connections kept for the next request." };
 
@@ -205,6 +217,8 @@ fn describe(counter: Counter) -> (&'static Family, Vec<Label<'static>>) {
         Counter::Limit(limit) => (&LIMITS, vec![("limit", limit.label())]),
         Counter::Timeout(timeout) => (&TIMEOUTS, vec![("timeout", timeout.label())]),
         Counter::OriginConnect(result) => (&ORIGIN_CONNECTS, vec![("result", result.label())]),
+        Counter::Ejection(cause) => (&EJECTIONS, vec![("cause", cause.label())]),
+        Counter::OriginPanic => (&PANICS, vec![]),
         Counter::TunnelEnd(end) => (&TUNNELS_ENDED, vec![("end", end.label())]),
         Counter::Request(protocol, class) => {
             (&REQUESTS, vec![("protocol", protocol.label()), ("status_class", class.label())])
@@ -229,6 +243,7 @@ fn describe_gauge(gauge: Gauge) -> (&'static Family, bool) {
         Gauge::Tenants => (&TENANTS_CACHED, false),
         Gauge::Generation => (&WORKER_GENERATION, true),
         Gauge::IdleOrigins => (&IDLE_ORIGINS, false),
+        Gauge::EjectedOrigins => (&EJECTED_ORIGINS, false),
     }
 }
 

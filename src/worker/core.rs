@@ -8,11 +8,12 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use crate::proxy::buffers::Buffers;
 use crate::proxy::http1::Slots;
 use crate::proxy::origin::Origins;
+use crate::proxy::origin::tell::Tell;
 use crate::ring::{self, Signal};
 use crate::telemetry::counters::{Counter, Gauge, Shard};
 use crate::telemetry::histograms::Histograms;
 use crate::telemetry::log::access::Writer;
-use crate::telemetry::log::{Refusals, Refused};
+use crate::telemetry::log::{OriginFault, Refusals, Refused};
 use crate::tls::Verdicts;
 
 use super::admission::Admission;
@@ -20,7 +21,7 @@ use super::cache::Cache;
 use super::hellos::{HELLOS_BYTES_MAX, Hellos};
 use super::request_ids::RequestIds;
 use super::sessions::Sessions;
-use super::{Published, WorkerConfig};
+use super::{Logs, Published, WorkerConfig};
 
 /// The shared state of one worker. Single-threaded; nothing of it is seen by another core.
 pub struct Core {
@@ -127,10 +128,11 @@ impl Core {
         cache: Cache,
         refusals: Refusals,
         request_ids: RequestIds,
-        access: Writer,
+        logs: Logs,
     ) -> Rc<Self> {
-        let origins = Origins::default();
-        origins.update(&published.origins, &shard);
+        let Logs { events, access } = logs;
+        let origins = Origins::new(Tell::new(events, config.index));
+        origins.update(&published.origins, &published.down, Instant::now(), &shard);
         shard.set(Gauge::Generation, published.snapshot.generation);
         Rc::new(Self {
             verdicts: Rc::default(),
@@ -165,9 +167,9 @@ impl Core {
         self.refusals.borrow_mut().log(self.now_us(), refused);
     }
 
-    /// Logs that an origin cannot be reached, if the rate limit allows.
-    pub fn log_unreachable(&self, origin: &str, hostname: Option<&str>) {
-        self.refusals.borrow_mut().origin_unreachable(self.now_us(), origin, hostname);
+    /// Logs what is wrong with an origin, if the rate limit allows.
+    pub fn log_origin(&self, fault: &OriginFault<'_>) {
+        self.refusals.borrow_mut().origin(self.now_us(), fault);
     }
 
     fn now_us(&self) -> u64 {

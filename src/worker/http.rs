@@ -309,7 +309,7 @@ impl<'a> Connection<'a> {
                 return Next::Tunnel(Box::new(Switched { lease, leftover, line }));
             }
             End::Unanswered(error) => {
-                requests::log_unanswered(core, self.session, &tenant, error);
+                requests::log_unanswered(core, self.session, &tenant, error, ended.address.as_deref());
                 if let Some(line) = &mut line {
                     line.request.proxy_error = Some(error.label());
                 }

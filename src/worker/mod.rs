@@ -31,7 +31,7 @@ use ipnet::IpNet;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::proxy::http1::HeadLimits;
-use crate::registry::origins::OriginTable;
+use crate::registry::origins::{DownTable, OriginTable};
 use crate::registry::{HostnameRecord, Snapshot};
 use crate::ring::{self, Receiver, RingConfig, Runtime, Sender};
 use crate::telemetry::counters::{Counter, Gauge, Limit, Shard, Timeout, TunnelEnd};
@@ -126,6 +126,8 @@ pub struct HttpLimits {
 pub struct Published {
     pub snapshot: Arc<Snapshot>,
     pub origins: Arc<OriginTable>,
+    /// The addresses that checks found down.
+    pub down: Arc<DownTable>,
     pub ticket_keys: Arc<Keyring>,
 }
 
@@ -234,9 +236,9 @@ fn prepare(
         ticket_lifetime_s: u32::try_from(config.ticket_lifetime.as_secs()).unwrap_or(u32::MAX),
     })?;
     let cache = Cache::new(factory, Arc::clone(&shard), config.tenants_bytes_max, config.misses_max);
-    let refusals = Refusals::new(logs.events, Arc::clone(&shard), 0);
+    let refusals = Refusals::new(logs.events.clone(), Arc::clone(&shard), 0);
     let request_ids = RequestIds::new()?;
-    let core = Core::new(config, shard, initial, cache, refusals, request_ids, logs.access);
+    let core = Core::new(config, shard, initial, cache, refusals, request_ids, logs);
     Ok((runtime, core))
 }
 
@@ -295,7 +297,7 @@ async fn run(core: &Rc<Core>, mut commands: Receiver<Command>, events: &Unbounde
 
 fn publish(core: &Rc<Core>, published: Arc<Published>) {
     core.shard.set(Gauge::Generation, published.snapshot.generation);
-    core.origins.update(&published.origins, &core.shard);
+    core.origins.update(&published.origins, &published.down, ring::now(), &core.shard);
     let changed = !Arc::ptr_eq(&core.published().snapshot, &published.snapshot);
     if changed {
         core.cache.publish(&published.snapshot);

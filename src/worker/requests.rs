@@ -8,8 +8,12 @@ use crate::proxy::headers::{SessionFacts, SessionFields};
 use crate::proxy::http1::exchange::{Late, Limits, Order, Setting};
 use crate::proxy::http1::reply::{Asked, Dialect};
 use crate::proxy::http1::{Added, Framing, ProxyError, Rejected, Request, authority};
+use crate::proxy::origin::Address;
+use crate::proxy::origin::balance::hash;
 use crate::registry::Snapshot;
+use crate::registry::balancing::Policy;
 use crate::telemetry::counters::{Counter, Protocol, StatusClass, Timeout, TunnelEnd};
+use crate::telemetry::log::OriginFault;
 use crate::telemetry::log::access;
 use crate::tls::{Tenant, identity};
 
@@ -71,14 +75,23 @@ pub fn count_late(core: &Core, late: Option<Late>) {
     }));
 }
 
-/// Logs an origin that cannot be reached.
-pub fn log_unanswered(core: &Core, session: &Session, tenant: &Tenant, error: ProxyError) {
-    if matches!(
+/// Logs a request that its origin gave no answer to: the error the client is told, and where it happened.
+pub fn log_unanswered(core: &Core, session: &Session, tenant: &Tenant, error: ProxyError, address: Option<&Address>) {
+    let unreachable = matches!(
         error,
-        ProxyError::ConnectionRefused | ProxyError::ConnectionTimeout | ProxyError::DestinationUnavailable
-    ) {
-        core.log_unreachable(&tenant.record.origin.name, session.server_name.as_deref());
-    }
+        ProxyError::ConnectionRefused
+            | ProxyError::ConnectionTimeout
+            | ProxyError::ConnectionLimitReached
+            | ProxyError::DestinationIpUnroutable
+            | ProxyError::DestinationUnavailable
+    );
+    core.log_origin(&OriginFault {
+        event: if unreachable { OriginFault::UNREACHABLE } else { OriginFault::FAILED },
+        origin: &tenant.record.origin.name,
+        hostname: session.server_name.as_deref(),
+        address: address.map(|address| address.key() as &dyn std::fmt::Display),
+        error: error.label(),
+    });
 }
 
 /// Why a request is not forwarded.
@@ -158,8 +171,19 @@ pub fn judge(core: &Rc<Core>, session: &Session, fields: &mut Fields, request: &
         keep_alive: request.keep_alive,
         expects_continue: request.expects_continue,
         idempotent: request.is_idempotent(),
+        balance_key: balance_key(&tenant.record.origin.balancing.policy, request, session),
     };
     Ok(Judged { order, requested, line: core.access.enabled().then(|| line(request, request_id)) })
+}
+
+/// What a request goes by where its origin's addresses are chosen by a hash.
+fn balance_key(policy: &Policy, request: &Request<'_>, session: &Session) -> u64 {
+    let by_field = match policy {
+        Policy::RoundRobin | Policy::LeastPending => return 0,
+        Policy::HashClientAddress => None,
+        Policy::HashHeader(name) => request.hash_of(name),
+    };
+    by_field.unwrap_or_else(|| hash::of(&session.remote.source().map(|source| source.to_canonical())))
 }
 
 /// Whether an authority belongs to the connection's own record (I4).

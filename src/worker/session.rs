@@ -7,12 +7,14 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use crate::policy::{Refusal, Verdict};
+use crate::proxy::origin::balance::hash;
+use crate::proxy::origin::{Lease, Unreachable};
 use crate::proxy::proxy_protocol::{self, ClientCertificate, Endpoints, Header, Ssl};
 use crate::proxy::tunnel::Tunnel;
-use crate::registry::{Mode, ProxyProtocol};
+use crate::registry::{Mode, Origin, ProxyProtocol};
 use crate::ring::{self, Socket};
 use crate::telemetry::counters::{Counter, Timeout, TunnelEnd};
-use crate::telemetry::log::Refused;
+use crate::telemetry::log::{OriginFault, Refused};
 use crate::tls::{Outgoing, identity};
 
 use super::access::{self, Seen};
@@ -209,10 +211,19 @@ async fn connect_and_tunnel(
 ) -> (TunnelEnd, Outgoing) {
     let record = std::sync::Arc::clone(&session.tenant.borrow().record);
     let began = ring::now();
-    let Ok(lease) = Box::pin(core.origins.connect(&record.origin, &core.shard)).await else {
-        core.log_unreachable(&record.origin.name, session.server_name.as_deref());
-        // No close_notify: nothing has ended in order, and the client must not take it for an empty answer.
-        return (TunnelEnd::OriginUnreachable, Outgoing::default());
+    let lease = match Box::pin(connect(core, session, &record.origin)).await {
+        Ok(lease) => lease,
+        Err(unreachable) => {
+            core.log_origin(&OriginFault {
+                event: OriginFault::UNREACHABLE,
+                origin: &record.origin.name,
+                hostname: session.server_name.as_deref(),
+                address: unreachable.address.as_ref().map(|address| address.key() as &dyn std::fmt::Display),
+                error: unreachable.error().label(),
+            });
+            // No close_notify: nothing has ended in order, and the client must not take it for an empty answer.
+            return (TunnelEnd::OriginUnreachable, Outgoing::default());
+        }
     };
     let origin = &lease.socket;
     let elapsed = std::time::Instant::now().saturating_duration_since(began);
@@ -238,6 +249,12 @@ async fn connect_and_tunnel(
     };
     let (early, out) = *waiting;
     tunnel.run(early, out).await
+}
+
+async fn connect(core: &Core, session: &Session, origin: &Origin) -> Result<Lease, Unreachable> {
+    let key = hash::of(&session.remote.source().map(|source| source.to_canonical()));
+    let place = core.origins.choose(origin, key, &[], &core.shard)?;
+    core.origins.connect(place, origin, key, &mut Vec::new(), &core.shard).await
 }
 
 /// What the origin is told about the client, in front of its bytes.

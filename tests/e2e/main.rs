@@ -32,6 +32,7 @@
 //! | 330-339 | `http1_bodies` | gigabytes in bounded memory; slow clients and origins that break |
 //! | 340-349 | `http1_tools` | curl, wrk and h2load in HTTP mode; reload and drain under load |
 //! | 350-359 | `handover` | HTTP, redirects and the access log across a hand-over |
+//! | 390-404 | `balance` | which address a request goes to, and which it no longer goes to |
 //! | 420-429 | `headers_identity` | what each set of identity headers says; forwarding headers from those we trust or not |
 //! | 450-469 | `proxy_protocol` | PROXY headers from balancers, whom to believe, and what origins are told; HAProxy and nginx at both ends |
 //!
@@ -39,6 +40,7 @@
 //! case whose tool is not installed prints a line that begins with SKIPPED.
 
 mod access_log;
+mod balance;
 mod bytes;
 mod churn;
 mod cli;

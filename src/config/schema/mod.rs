@@ -3,6 +3,7 @@
 //! Each function reads one table. What is wrong is reported to the reader; the value returned then is a default that
 //! nobody uses, because a file with errors makes no configuration.
 
+mod balancing;
 pub(super) mod hostname;
 pub(super) mod origin;
 pub(super) mod rule;

@@ -12,12 +12,22 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::balancing::balancing;
 use super::settings::SOCKET_PATH_BYTES_MAX;
 use crate::config::reader::{Value, quote};
 use crate::registry::{Mode, Name, Origin, OriginAddress, ProxyProtocol, Scheme};
 
-pub const ORIGIN_KEYS: &[&str] =
-    &["url", "connect_timeout", "proxy_protocol", "idle_connections_per_worker", "share", "response_timeout"];
+pub const ORIGIN_KEYS: &[&str] = &[
+    "url",
+    "connect_timeout",
+    "proxy_protocol",
+    "idle_connections_per_worker",
+    "share",
+    "response_timeout",
+    "balance",
+    "eject_after",
+    "slow_start",
+];
 
 /// From a neighbour in the rack to the longest that a client waits.
 const CONNECT_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(300);
@@ -98,6 +108,7 @@ pub fn origin(value: Value<'_>) -> Option<Arc<Origin>> {
     if let Some(timeout) = table.get("response_timeout").and_then(|value| value.duration(&RESPONSE_TIMEOUT)) {
         origin.response_timeout = timeout;
     }
+    origin.balancing = balancing(&table, origin.scheme);
     for key in ["idle_connections_per_worker", "share", "response_timeout"] {
         if let Some(value) = table.get(key).filter(|_| origin.scheme == Scheme::Tcp) {
             value.error("has no meaning for tcp://, where each client has a connection of its own; remove it");

@@ -18,9 +18,10 @@ use super::downstream::{Downstream, Ending};
 use super::reply::{Asked, Reply};
 use super::{BadBody, Body, Framing, HeadLimits, ProxyError, Slots};
 use crate::proxy::buffers::GATHER_BYTES;
-use crate::proxy::origin::{Lease, Origins};
+use crate::proxy::origin::{Address, Lease, Origins, Place, Unreachable};
+use crate::registry::Origin;
 use crate::ring::{self, Receive, Sleep, Socket};
-use crate::telemetry::counters::{Counter, OriginConnect, Pool, Shard};
+use crate::telemetry::counters::{Counter, Pool, Shard};
 use crate::telemetry::histograms::Histograms;
 use crate::tls::Tenant;
 
@@ -61,6 +62,8 @@ pub struct Order {
     pub keep_alive: bool,
     pub expects_continue: bool,
     pub idempotent: bool,
+    /// What it goes by where the addresses of its origin are chosen by a hash.
+    pub balance_key: u64,
 }
 
 /// How an exchange ended.
@@ -88,7 +91,16 @@ pub struct Ended {
     pub status: u16,
     /// A time limit that ended it.
     pub late: Option<Late>,
+    /// Where it went last.
+    pub address: Option<Rc<Address>>,
     pub facts: Facts,
+}
+
+impl Ended {
+    /// Nothing of a response was passed on.
+    fn early(end: End, address: Option<Rc<Address>>, facts: Facts) -> Self {
+        Self { end, status: 0, late: None, address, facts }
+    }
 }
 
 /// What an exchange was, for those who keep a log.
@@ -135,27 +147,35 @@ pub async fn run<D: Downstream>(
     let mut body = Body::request(order.framing, setting.limits.body_bytes_max, false);
     let mut up = std::mem::take(&mut order.head);
     if let Err(bad) = first_piece(client, &mut body, &mut up) {
-        return Ended { end: End::Refused(status_of(bad)), status: 0, late: None, facts: Facts::default() };
+        return Ended::early(End::Refused(status_of(bad)), None, Facts::default());
     }
     let mut facts = Facts::default();
-    let mut pooled = setting.origins.pooled(origin, tenant.record.id, setting.shard);
+    let mut tried = Vec::new();
     loop {
-        setting.shard.count(Counter::Pool(if pooled.is_some() { Pool::Hit } else { Pool::Miss }));
-        let lease = match pooled.take() {
-            Some(lease) => lease,
-            None => match watched(client, connect(setting, tenant)).await {
+        let unreachable = |unreachable: Unreachable, facts: Facts| {
+            let address = unreachable.address.as_ref().and_then(|address| address.key().tcp());
+            let facts = Facts { address, ..facts };
+            Ended::early(End::Unanswered(unreachable.error()), unreachable.address, facts)
+        };
+        let lease = match pooled(setting, tenant, &order, &tried, facts.retried) {
+            Ok(Ok(lease)) => lease,
+            Ok(Err(place)) => match watched(client, connect(setting, tenant, place, &order, &mut tried)).await {
                 Ok(Ok((lease, took))) => {
                     facts.connect = Some(took);
                     lease
                 }
                 Ok(Err(error)) => {
                     client.buffers().keep_plain(up);
-                    return Ended { end: End::Unanswered(error), status: 0, late: None, facts };
+                    return unreachable(error, facts);
                 }
-                Err(gone) => return Ended { end: End::Gone(gone), status: 0, late: None, facts },
+                Err(gone) => return Ended::early(End::Gone(gone), None, facts),
             },
+            Err(error) => {
+                client.buffers().keep_plain(up);
+                return unreachable(error, facts);
+            }
         };
-        facts.address = lease.address().tcp();
+        facts.address = lease.address().key().tcp();
         // One safe retry (DECISIONS 24): a connection that was idle may have been closed at the very moment.
         let retriable = lease.reused && order.idempotent && nobody_read;
         let flight = Flight {
@@ -191,6 +211,7 @@ pub async fn run<D: Downstream>(
         client.buffers().keep_plain(spare.into_inner());
         let (reply, body) = (reply.into_inner(), left.into_inner());
         (facts.in_bytes, facts.out_bytes) = (body.passed_bytes(), reply.body_bytes);
+        report(setting, origin, &lease, &landed, reply.status);
         return Ended { facts, ..conclude(setting, tenant, lease, landed, reply, body, request_sent.get()) };
     }
 }
@@ -216,19 +237,53 @@ fn first_piece(client: &impl Downstream, body: &mut Body, up: &mut Vec<u8>) -> R
     })
 }
 
-async fn connect(setting: &Setting<'_>, tenant: &Tenant) -> Result<(Lease, Duration), ProxyError> {
+/// An idle connection to the address that the balance chose, or the place where one is to be made.
+fn pooled(
+    setting: &Setting<'_>,
+    tenant: &Tenant,
+    order: &Order,
+    tried: &[Rc<Address>],
+    again: bool,
+) -> Result<Result<Lease, Place>, Unreachable> {
+    let Setting { origins, shard, .. } = *setting;
+    let origin = &tenant.record.origin;
+    let place = origins.choose(origin, order.balance_key, tried, shard)?;
+    // What is sent again goes over a new connection: other idle ones may be as dead.
+    let found = if again { Err(place) } else { origins.pooled(place, origin, tenant.record.id, shard) };
+    shard.count(Counter::Pool(if found.is_ok() { Pool::Hit } else { Pool::Miss }));
+    Ok(found)
+}
+
+/// A new connection to that place, or to another if it fails.
+async fn connect(
+    setting: &Setting<'_>,
+    tenant: &Tenant,
+    place: Place,
+    order: &Order,
+    tried: &mut Vec<Rc<Address>>,
+) -> Result<(Lease, Duration), Unreachable> {
     let began = ring::now();
-    let connected = setting.origins.connect(&tenant.record.origin, setting.shard).await;
-    let lease = connected.map_err(|unreachable| match unreachable.last {
-        OriginConnect::TimedOut => ProxyError::ConnectionTimeout,
-        // Names are resolved in the background: what has no address now is considered unavailable (RFC 9209 section 2.3.3).
-        OriginConnect::Unresolved => ProxyError::DestinationUnavailable,
-        _ => ProxyError::ConnectionRefused,
-    })?;
+    let origin = &tenant.record.origin;
+    let lease = setting.origins.connect(place, origin, order.balance_key, tried, setting.shard).await?;
     let took = Instant::now().saturating_duration_since(began);
     setting.histograms.borrow_mut().origin_connect.record_us(took.as_micros() as u64);
     lease.socket.set_receive(Receive::Stream);
     Ok((lease, took))
+}
+
+/// Tells the balance what an exchange says about the address: whether it answers, or the error is ours to make.
+fn report(setting: &Setting<'_>, origin: &Origin, lease: &Lease, landed: &Landed, status: u16) {
+    let error = match landed {
+        _ if status != 0 => return setting.origins.answered(lease, origin, setting.shard),
+        // An idle connection that was closed says nothing: the request did not reach the origin.
+        Landed::Dead if lease.reused => return,
+        Landed::Dead => ProxyError::ConnectionTerminated,
+        Landed::Unfinished => ProxyError::HttpResponseIncomplete,
+        Landed::Garbled => ProxyError::HttpProtocolError,
+        Landed::Late(Late::Response) => ProxyError::HttpResponseTimeout,
+        _ => return,
+    };
+    setting.origins.response_failed(lease, origin, error, setting.shard);
 }
 
 /// The status for a request body that cannot be passed on.
@@ -269,7 +324,8 @@ fn conclude(
     request_sent: bool,
 ) -> Ended {
     let status = reply.status;
-    let ended = |end| Ended { end, status, late: None, facts: Facts::default() };
+    let address = Some(Rc::clone(lease.address()));
+    let ended = |end| Ended { status, ..Ended::early(end, address.clone(), Facts::default()) };
     let whole = matches!(landed, Landed::Whole);
     if whole && request_sent && reply.keeps_origin {
         setting.origins.keep(lease, tenant, setting.shard);
@@ -303,6 +359,7 @@ fn conclude(
             },
             status,
             late: Some(late),
+            address,
             facts: Facts::default(),
         },
     }

@@ -10,6 +10,7 @@ use super::{FIELDS_MAX, Framing, HeadLimits, Parsed, Rejected, Slots, authority}
 use crate::policy::Refusal;
 use crate::policy::rules::is_token;
 use crate::proxy::headers::{Meaning, SessionFields};
+use crate::proxy::origin::balance::hash;
 
 /// The longest method. Registered ones have at most 17 bytes (`UPDATEREDIRECTREF`); what is longer no origin implements,
 /// and it would stand in every log line.
@@ -114,6 +115,13 @@ impl<'a> Request<'a> {
     /// Whether the response has no body whatever its head says (RFC 9110 section 9.3.2).
     pub fn is_head(&self) -> bool {
         self.method == "HEAD"
+    }
+
+    /// The hash of the values of a field, in their order; `None` if there is none.
+    pub fn hash_of(&self, name: &str) -> Option<u64> {
+        let named = |field: &&super::fields::Field| field.name(self.input).eq_ignore_ascii_case(name.as_bytes());
+        let values = self.slots.fields().iter().filter(named).map(|field| field.value(self.input));
+        values.fold(None, |hash, value| Some(hash::of(&(hash, value))))
     }
 
     /// The `X-Request-Id` that came with the request, if it is kept: it came from a trusted proxy and is well-formed.

@@ -1,8 +1,10 @@
-//! A connection to an origin: an idle one, or a new one to the addresses in turn, those that failed lately last.
+//! A connection to an origin: the address the balance chooses, an idle connection to it or a new one, and the next address
+//! where connecting fails.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,30 +13,60 @@ use std::time::{Duration, Instant};
 
 use socket2::SockAddr;
 
-use crate::registry::origins::{OriginTable, ResolvedAddress};
+use crate::proxy::http1::ProxyError;
+use crate::registry::origins::{DownTable, OriginTable, ResolvedAddress};
 use crate::registry::{HostnameRecord, Origin, RecordId};
 use crate::ring::{self, Socket};
-use crate::telemetry::counters::{Counter, Gauge, OriginConnect, Shard, Timeout};
+use crate::telemetry::counters::{Counter, Ejection, Gauge, OriginConnect, Shard, Timeout};
 use crate::tls::Tenant;
 
-use super::balance::Balance;
+use super::Address;
+use super::balance::{Ask, Balance, Taken, hash};
 use super::pool::Pool;
+use super::tell::Tell;
 
 /// Most addresses tried for one client connection. Each may take the connect timeout, and a client that waits longer than
 /// a few of them has gone.
 const ATTEMPTS_MAX: usize = 3;
 
-/// One origin as a worker sees it: its addresses, which of them failed, and idle connections to them.
+/// One origin as a worker sees it: its addresses, what is known of them, and idle connections to them.
+#[derive(Default)]
 pub struct Upstream {
     balance: RefCell<Balance<ResolvedAddress>>,
     pool: Pool,
 }
 
 /// No address of the origin could be reached.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Unreachable {
     /// What became of the last attempt.
     pub last: OriginConnect,
+    /// Where that went; `None`: no address is known.
+    pub address: Option<Rc<Address>>,
+    /// The checks had said that every address is down.
+    pub all_down: bool,
+}
+
+impl Unreachable {
+    /// What the client is told.
+    pub fn error(&self) -> ProxyError {
+        match self.last {
+            // RFC 9209 section 2.3.3: a health check says that it is down. Names are resolved in the background: what has no
+            // address now is no better.
+            OriginConnect::Unresolved => ProxyError::DestinationUnavailable,
+            _ if self.all_down => ProxyError::DestinationUnavailable,
+            OriginConnect::TimedOut => ProxyError::ConnectionTimeout,
+            OriginConnect::Unroutable => ProxyError::DestinationIpUnroutable,
+            OriginConnect::NoResources => ProxyError::ConnectionLimitReached,
+            _ => ProxyError::ConnectionRefused,
+        }
+    }
+}
+
+/// Where an exchange is to go. It counts there from now on.
+pub struct Place {
+    upstream: Rc<Upstream>,
+    taken: Taken<ResolvedAddress>,
 }
 
 /// A connection to an origin, for one exchange or one tunnel.
@@ -42,14 +74,14 @@ pub struct Lease {
     pub socket: Socket,
     /// It has carried an exchange before.
     pub reused: bool,
-    address: ResolvedAddress,
+    taken: Taken<ResolvedAddress>,
     upstream: Rc<Upstream>,
 }
 
 impl Lease {
     /// Where it leads.
-    pub fn address(&self) -> &ResolvedAddress {
-        &self.address
+    pub fn address(&self) -> &Rc<Address> {
+        self.taken.slot()
     }
 }
 
@@ -58,6 +90,9 @@ pub struct Origins {
     started: Instant,
     upstreams: RefCell<HashMap<String, Rc<Upstream>, foldhash::fast::RandomState>>,
     watch: Watch,
+    /// The numbers that balancing draws.
+    random: Cell<u64>,
+    tell: Tell,
 }
 
 /// Who looks after idle connections: one task of the worker.
@@ -71,15 +106,23 @@ struct Watch {
 /// How often idle connections are looked at for their age, at most: a fraction of [`IDLE_MAX`](super::pool::IDLE_MAX).
 const WATCH_PAUSE: Duration = Duration::from_millis(250);
 
-impl Default for Origins {
-    fn default() -> Self {
-        Self { started: Instant::now(), upstreams: RefCell::default(), watch: Watch::default() }
-    }
-}
-
 impl Origins {
-    /// Takes newly resolved addresses. Those that stay keep their marks; origins that are gone are forgotten.
-    pub fn update(&self, table: &OriginTable, shard: &Shard) {
+    /// Without any origin. What happens to addresses is told through `tell`.
+    pub fn new(tell: Tell) -> Self {
+        Self {
+            started: Instant::now(),
+            upstreams: RefCell::default(),
+            watch: Watch::default(),
+            // Keys of the standard library's maps are random.
+            random: Cell::new(std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0)),
+            tell,
+        }
+    }
+
+    /// Takes newly resolved addresses, and what the checks say of them. What is known of addresses that stay is kept;
+    /// origins that are gone are forgotten.
+    pub fn update(&self, table: &OriginTable, down: &DownTable, now: Instant, shard: &Shard) {
+        let now_ms = now.saturating_duration_since(self.started).as_millis() as u64;
         let mut upstreams = self.upstreams.borrow_mut();
         upstreams.retain(|name, upstream| {
             let stays = table.contains_key(name);
@@ -89,19 +132,19 @@ impl Origins {
             stays
         });
         for (name, addresses) in table {
-            match upstreams.get(name) {
-                Some(upstream) => {
-                    upstream.balance.borrow_mut().replace(addresses.iter().cloned());
-                    let before = upstream.pool.len();
-                    upstream.pool.keep_addresses(addresses, shard);
-                    count_idle(shard, before, upstream.pool.len());
-                }
-                None => {
-                    let balance = RefCell::new(Balance::new(addresses.iter().cloned()));
-                    upstreams.insert(name.clone(), Rc::new(Upstream { balance, pool: Pool::default() }));
-                }
+            // Kept by name: another string for each publication would be another allocation for each origin.
+            if !upstreams.contains_key(name) {
+                upstreams.insert(name.clone(), Rc::default());
             }
+            let Some(upstream) = upstreams.get(name) else { continue };
+            let is_down = |address: &ResolvedAddress| down.get(name).is_some_and(|down| down.contains(address));
+            upstream.balance.borrow_mut().replace(addresses.iter().cloned(), is_down, now_ms);
+            let before = upstream.pool.len();
+            upstream.pool.keep_addresses(addresses, shard);
+            count_idle(shard, before, upstream.pool.len());
         }
+        let ejected = upstreams.values().map(|upstream| upstream.balance.borrow().ejected()).sum::<usize>();
+        shard.set(Gauge::EjectedOrigins, ejected as u64);
     }
 
     /// Closes idle connections of hostnames whose record is not as it was.
@@ -146,25 +189,68 @@ impl Origins {
         .await;
     }
 
-    /// An idle connection to an origin that this record may use, if there is one.
-    pub fn pooled(&self, origin: &Origin, record: RecordId, shard: &Shard) -> Option<Lease> {
-        let upstream = self.upstreams.borrow().get(&origin.name).cloned()?;
-        let before = upstream.pool.len();
-        let taken = upstream.pool.take((!origin.share).then_some(record), ring::now(), shard);
-        count_idle(shard, before, upstream.pool.len());
-        let (socket, address) = taken?;
-        Some(Lease { socket, reused: true, address, upstream })
+    /// Chooses where an exchange goes. `key` is what it goes by where the origin hashes; `tried` are the addresses that have
+    /// failed it before.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`] when no address of the origin is known.
+    pub fn choose(
+        &self,
+        origin: &Origin,
+        key: u64,
+        tried: &[Rc<Address>],
+        shard: &Shard,
+    ) -> Result<Place, Unreachable> {
+        let upstream = self.upstreams.borrow().get(&origin.name).cloned();
+        let choice = upstream.and_then(|upstream| {
+            let ask = Ask {
+                policy: &origin.balancing.policy,
+                key,
+                random: self.random(),
+                now_ms: self.now_ms(),
+                slow_start_ms: origin.balancing.slow_start.as_millis() as u64,
+                tried,
+            };
+            let choice = upstream.balance.borrow_mut().choose(&ask)?;
+            Some((upstream, choice))
+        });
+        let Some((upstream, choice)) = choice else {
+            shard.count(Counter::OriginConnect(OriginConnect::Unresolved));
+            return Err(Unreachable { last: OriginConnect::Unresolved, address: None, all_down: false });
+        };
+        if choice.in_panic {
+            shard.count(Counter::OriginPanic);
+        }
+        Ok(Place { upstream, taken: Taken::new(choice.slot) })
+    }
+
+    /// An idle connection to this place that the record may use; the place, if there is none.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub fn pooled(&self, place: Place, origin: &Origin, record: RecordId, shard: &Shard) -> Result<Lease, Place> {
+        let pool = &place.upstream.pool;
+        let before = pool.len();
+        let found = pool.take((!origin.share).then_some(record), place.taken.slot(), ring::now(), shard);
+        count_idle(shard, before, pool.len());
+        match found {
+            Some(socket) => Ok(Lease { socket, reused: true, taken: place.taken, upstream: place.upstream }),
+            None => Err(place),
+        }
     }
 
     /// Takes back a connection whose exchange ended exactly framed.
     pub fn keep(&self, lease: Lease, tenant: &Rc<Tenant>, shard: &Shard) {
         let origin = &tenant.record.origin;
-        let Lease { socket, address, upstream, .. } = lease;
+        let Lease { socket, taken, upstream, .. } = lease;
         let waker = self.watch.waker.borrow();
         let Some(waker) = waker.as_ref() else { return };
         let mut watch = Context::from_waker(waker);
         let owner = (!origin.share).then(|| Rc::clone(tenant));
         let before = upstream.pool.len();
+        let address = Rc::clone(taken.slot());
         upstream.pool.put(socket, address, owner, origin.idle_connections_max, &mut watch, shard);
         count_idle(shard, before, upstream.pool.len());
         if !self.watch.has_timer.get() {
@@ -172,45 +258,104 @@ impl Origins {
         }
     }
 
-    /// Connects to an origin.
+    /// Connects to a place, and where that fails to others that the balance chooses; all that failed are then in `tried`.
     ///
     /// # Errors
     ///
-    /// [`Unreachable`] when the name has no address, or none of those tried could be reached in time.
-    pub async fn connect(&self, origin: &Origin, shard: &Shard) -> Result<Lease, Unreachable> {
+    /// [`Unreachable`] when none of those tried could be reached in time.
+    pub async fn connect(
+        &self,
+        mut place: Place,
+        origin: &Origin,
+        key: u64,
+        tried: &mut Vec<Rc<Address>>,
+        shard: &Shard,
+    ) -> Result<Lease, Unreachable> {
         let count = |result| shard.count(Counter::OriginConnect(result));
-        let upstream = self.upstreams.borrow().get(&origin.name).cloned();
-        let Some(upstream) = upstream else {
-            count(OriginConnect::Unresolved);
-            return Err(Unreachable { last: OriginConnect::Unresolved });
-        };
-        let mut last = OriginConnect::Unresolved;
-        let attempts = upstream.balance.borrow().len().min(ATTEMPTS_MAX);
-        for _ in 0..attempts {
-            let next = upstream.balance.borrow_mut().next(self.now_ms()).cloned();
-            let Some(address) = next else { break };
-            match attempt(&address, origin.connect_timeout).await {
+        let attempts = place.upstream.balance.borrow().len().min(ATTEMPTS_MAX);
+        let all_down = place.upstream.balance.borrow().is_down();
+        let mut attempt_number = 1;
+        loop {
+            let address = Rc::clone(place.taken.slot());
+            let last = match attempt(address.key(), origin.connect_timeout).await {
                 Ok(socket) => {
-                    upstream.balance.borrow_mut().succeeded(&address);
-                    count(OriginConnect::Ok);
-                    return Ok(Lease { socket, reused: false, address, upstream });
-                }
-                Err(result) => {
-                    upstream.balance.borrow_mut().failed(&address, self.now_ms());
-                    count(result);
-                    last = result;
-                    if result == OriginConnect::TimedOut {
-                        shard.count(Counter::Timeout(Timeout::Connect));
+                    if address.connected(self.now_ms()) {
+                        self.came_back(origin, &address, shard);
                     }
+                    count(OriginConnect::Ok);
+                    let Place { upstream, taken } = place;
+                    return Ok(Lease { socket, reused: false, taken, upstream });
+                }
+                Err(result) => result,
+            };
+            count(last);
+            if last == OriginConnect::TimedOut {
+                shard.count(Counter::Timeout(Timeout::Connect));
+            }
+            // What this machine lacks is no fault of the address, and another would not cure it.
+            if last != OriginConnect::NoResources {
+                let was_ejected = address.ejected().is_some();
+                if address.connect_failed(self.now_ms()).is_some() {
+                    self.was_ejected(origin, &address, !was_ejected, last.label(), shard);
+                }
+                tried.push(Rc::clone(&address));
+                if attempt_number < attempts {
+                    attempt_number += 1;
+                    place = self.choose(origin, key, tried, shard)?;
+                    continue;
                 }
             }
+            count(OriginConnect::Exhausted);
+            return Err(Unreachable { last, address: Some(address), all_down });
         }
-        count(if attempts == 0 { OriginConnect::Unresolved } else { OriginConnect::Exhausted });
-        Err(Unreachable { last })
+    }
+
+    /// An exchange at this address was answered.
+    pub fn answered(&self, lease: &Lease, origin: &Origin, shard: &Shard) {
+        let address = lease.address();
+        if address.answered(self.now_ms()) {
+            self.came_back(origin, address, shard);
+        }
+    }
+
+    /// An exchange at this address ended in an error of ours.
+    pub fn response_failed(&self, lease: &Lease, origin: &Origin, error: ProxyError, shard: &Shard) {
+        let address = lease.address();
+        let was_ejected = address.ejected().is_some();
+        let eject_after = origin.balancing.eject_after;
+        let ejected = lease.upstream.balance.borrow().response_failed(address, self.now_ms(), eject_after);
+        if ejected.is_some() {
+            self.was_ejected(origin, address, !was_ejected, error.label(), shard);
+        }
+    }
+
+    /// Counts an ejection and, unless a trial went on with it, tells of it.
+    fn was_ejected(&self, origin: &Origin, address: &Address, anew: bool, cause: &'static str, shard: &Shard) {
+        let Some(ejected) = address.ejected() else { return };
+        shard.count(Counter::Ejection(if ejected.by_connect { Ejection::Connect } else { Ejection::Response }));
+        if anew {
+            shard.set(Gauge::EjectedOrigins, shard.gauge(Gauge::EjectedOrigins) + 1);
+            self.tell.ejected(&origin.name, address.key(), cause, self.now_us(), shard);
+        }
+    }
+
+    fn came_back(&self, origin: &Origin, address: &Address, shard: &Shard) {
+        shard.set(Gauge::EjectedOrigins, shard.gauge(Gauge::EjectedOrigins).saturating_sub(1));
+        self.tell.came_back(&origin.name, address.key(), self.now_us(), shard);
+    }
+
+    fn random(&self) -> u64 {
+        // Weyl's sequence through a finaliser: SplitMix64 by another constant.
+        self.random.set(self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
+        hash::mix(self.random.get())
+    }
+
+    fn now_us(&self) -> u64 {
+        ring::now().saturating_duration_since(self.started).as_micros() as u64
     }
 
     fn now_ms(&self) -> u64 {
-        ring::now().saturating_duration_since(self.started).as_millis() as u64
+        self.now_us() / 1_000
     }
 }
 
@@ -227,7 +372,19 @@ async fn attempt(address: &ResolvedAddress, limit: Duration) -> Result<Socket, O
     };
     match ring::timeout(limit, Socket::connect(address)).await {
         Ok(Ok(socket)) => Ok(socket),
-        Ok(Err(_)) => Err(OriginConnect::Failed),
+        Ok(Err(error)) => Err(fault(&error)),
         Err(ring::Elapsed) => Err(OriginConnect::TimedOut),
+    }
+}
+
+/// What a failed connect means.
+fn fault(error: &io::Error) -> OriginConnect {
+    match error.raw_os_error() {
+        Some(libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EHOSTDOWN | libc::ENETDOWN) => OriginConnect::Unroutable,
+        Some(libc::ETIMEDOUT) => OriginConnect::TimedOut,
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::EADDRNOTAVAIL) => {
+            OriginConnect::NoResources
+        }
+        _ => OriginConnect::Failed,
     }
 }

@@ -3,5 +3,9 @@
 pub mod balance;
 pub mod connect;
 pub mod pool;
+pub mod tell;
 
-pub use connect::{Lease, Origins, Unreachable, Upstream};
+pub use connect::{Lease, Origins, Place, Unreachable, Upstream};
+
+/// One address of an origin, and what this worker knows of it.
+pub type Address = balance::Slot<crate::registry::origins::ResolvedAddress>;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use super::Address;
 use crate::registry::origins::ResolvedAddress;
 use crate::registry::{HostnameRecord, RecordId};
 use crate::ring::Socket;
@@ -27,7 +28,7 @@ pub const IDLE_MAX: Duration = Duration::from_secs(4);
 
 struct Idle {
     socket: Socket,
-    address: ResolvedAddress,
+    address: Rc<Address>,
     /// Whose it is; `None`: everybody's, the origin is shared.
     owner: Option<Rc<Tenant>>,
     since: Instant,
@@ -50,13 +51,14 @@ impl Pool {
         self.len() == 0
     }
 
-    /// The newest connection of this owner that is still good; `None`: of those that everybody may use.
-    pub fn take(&self, owner: Option<RecordId>, now: Instant, shard: &Shard) -> Option<(Socket, ResolvedAddress)> {
+    /// The newest connection of this owner to this address that is still good; `None`: of those that everybody may use.
+    pub fn take(&self, owner: Option<RecordId>, address: &Rc<Address>, now: Instant, shard: &Shard) -> Option<Socket> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(index) = idle.iter().rposition(|idle| idle.owner() == owner) {
+        let fits = |idle: &Idle| Rc::ptr_eq(&idle.address, address) && idle.owner() == owner;
+        while let Some(index) = idle.iter().rposition(fits) {
             let found = idle.remove(index)?;
             match found.fault(now) {
-                None => return Some((found.socket, found.address)),
+                None => return Some(found.socket),
                 Some(fault) => shard.count(Counter::Pool(fault)),
             }
         }
@@ -68,7 +70,7 @@ impl Pool {
     pub fn put(
         &self,
         socket: Socket,
-        address: ResolvedAddress,
+        address: Rc<Address>,
         owner: Option<Rc<Tenant>>,
         max: usize,
         watch: &mut Context<'_>,
@@ -100,7 +102,7 @@ impl Pool {
 
     /// Closes the connections to addresses the origin no longer has.
     pub fn keep_addresses(&self, addresses: &[ResolvedAddress], shard: &Shard) {
-        self.retain(shard, |idle| (!addresses.contains(&idle.address)).then_some(Result::Changed));
+        self.retain(shard, |idle| (!addresses.contains(idle.address.key())).then_some(Result::Changed));
     }
 
     /// Closes the connections of hostnames whose record is not as it was.

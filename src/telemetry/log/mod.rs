@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use crossbeam::queue::ArrayQueue;
 
-pub use self::refused::{Refusals, Refused};
+pub use self::refused::{OriginFault, Refusals, Refused};
 use line::Line;
 
 /// A field's value. Control plane code makes them with `serde_json::json!` or `.into()`.

@@ -93,6 +93,26 @@ pub struct Refusals {
     origins: TokenBucket,
 }
 
+/// What is wrong with an origin, as a client just found out.
+#[derive(Clone, Copy)]
+pub struct OriginFault<'a> {
+    pub event: &'static str,
+    pub origin: &'a str,
+    /// The name the client asked for.
+    pub hostname: Option<&'a str>,
+    /// The address that was tried last; `None`: none is known.
+    pub address: Option<&'a dyn std::fmt::Display>,
+    /// The error by RFC 9209 section 2.3.
+    pub error: &'static str,
+}
+
+impl OriginFault<'_> {
+    /// No address could be reached.
+    pub const UNREACHABLE: &'static str = "origin_unreachable";
+    /// One was, and gave no answer that could be passed on.
+    pub const FAILED: &'static str = "origin_failed";
+}
+
 /// Lines about unreachable origins a worker may write at once: one for each of a handful of origins that fail together.
 const ORIGINS_BURST: u32 = 10;
 
@@ -103,14 +123,19 @@ impl Refusals {
         Self { handle, shard, bucket, suppressed: 0, origins: TokenBucket::new(ORIGINS_BURST, 1, now_us) }
     }
 
-    /// Logs that a client was let go because no address of its origin could be reached, about once a second at most.
-    pub fn origin_unreachable(&mut self, now_us: u64, origin: &str, hostname: Option<&str>) {
+    /// Logs what is wrong with an origin, about once a second at most; the access log tells each time.
+    pub fn origin(&mut self, now_us: u64, fault: &OriginFault<'_>) {
         if !self.origins.take(now_us) {
             self.shard.count(Counter::Limit(Limit::LogLines));
             return;
         }
-        let fields = vec![("origin", origin.into()), ("hostname", hostname.into())];
-        self.handle.event(Level::Warn, "origin_unreachable", fields);
+        let fields = vec![
+            ("origin", fault.origin.into()),
+            ("hostname", fault.hostname.into()),
+            ("address", fault.address.map(|address| address.to_string()).into()),
+            ("error", fault.error.into()),
+        ];
+        self.handle.event(Level::Warn, fault.event, fields);
     }
 
     /// Logs a refusal, if the rate limit allows it. `now_us` is of any monotonic clock; `refused` is called only if the

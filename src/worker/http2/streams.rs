@@ -179,7 +179,7 @@ impl Served<'_> {
             line.facts = ended.facts;
             line.request.retried = ended.facts.retried;
         }
-        let Ended { end, status, .. } = ended;
+        let Ended { end, status, address, .. } = ended;
         match end {
             End::Whole { rest, .. } => {
                 self.record(status, line, None);
@@ -195,7 +195,7 @@ impl Served<'_> {
                 self.tunnel(stream, lease, leftover, &underway, line).await;
             }
             End::Unanswered(error) => {
-                requests::log_unanswered(core, session, &tenant, error);
+                requests::log_unanswered(core, session, &tenant, error, address.as_deref());
                 if let Some(line) = &mut line {
                     line.request.proxy_error = Some(error.label());
                 }

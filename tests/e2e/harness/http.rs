@@ -411,7 +411,14 @@ pub struct HttpOrigin {
 
 impl HttpOrigin {
     pub fn start(script: impl Fn(&Head, &mut Conversation) -> io::Result<()> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        Self::start_at(TcpListener::bind("127.0.0.1:0").expect("a listener"), script)
+    }
+
+    /// The same at a listener that is there already.
+    pub fn start_at(
+        listener: TcpListener,
+        script: impl Fn(&Head, &mut Conversation) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared {
             accepted: AtomicU64::new(0),
@@ -441,6 +448,14 @@ impl HttpOrigin {
             }
         });
         origin
+    }
+
+    /// Answers every request with 200 and a name.
+    pub fn named(name: &'static str) -> Self {
+        Self::start(move |head, talk| {
+            talk.body(head)?;
+            talk.answer("200 OK", name)
+        })
     }
 
     /// Answers every request with 200 and its own head as text.
@@ -493,6 +508,31 @@ impl HttpOrigin {
     pub fn release(&self) {
         *self.shared.released.lock().expect("no test panics while holding this") = true;
         self.shared.release.notify_all();
+    }
+}
+
+/// An address that refuses connections until somebody listens there.
+pub struct Vacant {
+    socket: socket2::Socket,
+    pub address: SocketAddr,
+}
+
+impl Vacant {
+    pub fn new() -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+        let address = socket.local_addr().ok().and_then(|address| address.as_socket()).expect("an address");
+        Self { socket, address }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// From now on it accepts.
+    pub fn listen(self) -> TcpListener {
+        self.socket.listen(64).expect("a listener");
+        self.socket.into()
     }
 }
 
