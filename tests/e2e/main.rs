@@ -35,6 +35,7 @@
 //! | 390-404 | `balance` | which address a request goes to, and which it no longer goes to |
 //! | 420-429 | `headers_identity` | what each set of identity headers says; forwarding headers from those we trust or not |
 //! | 450-469 | `proxy_protocol` | PROXY headers from balancers, whom to believe, and what origins are told; HAProxy and nginx at both ends |
+//! | 470-489 | `websocket` | WebSockets: every length, fragments, closes, both directions at once, abrupt ends, silence |
 //!
 //! Everything runs on the loopback network on ports the kernel chooses, needs no privileges, and is bounded in time. A
 //! case whose tool is not installed prints a line that begins with SKIPPED.
@@ -72,3 +73,4 @@ mod reload;
 mod selftest;
 mod tickets;
 mod tools;
+mod websocket;

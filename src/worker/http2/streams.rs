@@ -345,6 +345,7 @@ impl Served<'_> {
         self.core.log_refused(|| Refused {
             hostname: session.server_name.as_deref().map(str::to_owned),
             peer: session.remote.client,
+            via: session.remote.announced_by(),
             detail: Some(detail.to_owned()),
             ..Refused::new(reason)
         });

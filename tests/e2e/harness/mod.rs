@@ -21,6 +21,7 @@ pub mod proxy_header;
 pub mod session;
 pub mod tickets;
 pub mod wait;
+pub mod websocket;
 
 pub use client::{Client, Tls};
 pub use config::{Auth, Settings};
