@@ -8,16 +8,24 @@ DESTDIR ?=
 # What building needs: a C compiler and cmake-free aws-lc.
 BUILD_PACKAGES := gcc libc6-dev make
 # What the end-to-end tests drive and compare with.
-TEST_PACKAGES := $(BUILD_PACKAGES) curl openssl nginx-light haproxy wrk nghttp2-client
+TEST_PACKAGES := $(BUILD_PACKAGES) curl openssl nginx-light haproxy wrk nghttp2-client python3 python3-venv sslscan
 PERF_PACKAGES := $(TEST_PACKAGES) python3 linux-perf
+
+# Debian's Python, for which tests/conformance/requirements.txt has the hashes. Nothing is installed outside target/.
+PYTHON ?= /usr/bin/python3
+CONFORMANCE_VENV := target/conformance-venv
+CONFORMANCE := HOSTWARD=target/debug/hostward $(CONFORMANCE_VENV)/bin/python tests/conformance/run
+# The conformance suites that `make test` runs: all of them but those that need large packages or a checkout.
+TEST_SUITES := scan tls12 tls13
 
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help demo test check bench perf build install clean packages-build packages-test packages-perf
+.PHONY: help demo test conformance check bench perf build install clean packages-build packages-test packages-perf
 
 help:
 	@echo "make demo     a working edge with two customers: builds it, checks itself, stays up to be tried"
 	@echo "make test     every test: unit, property, end to end against real clients and servers"
+	@echo "make conformance   the suites of tests/conformance, all of them; CONFORMANCE_ARGS chooses"
 	@echo "make check    format, lints, documentation, licences and advisories"
 	@echo "make bench    criterion benchmarks and the rings compared"
 	@echo "make perf     Hostward against nginx, HAProxy and a plain tokio proxy, side by side"
@@ -30,13 +38,24 @@ demo: build
 	target/release/hostward demo
 
 # The tests run the binary of the test profile, which `cargo test` builds along.
-test: packages-test
+test: packages-test $(CONFORMANCE_VENV)/installed
 ifeq ($(NEXTEST),yes)
 	$(CARGO) nextest run --locked --all-targets --no-fail-fast
 	$(CARGO) test --locked --doc
 else
 	$(CARGO) test --locked --no-fail-fast
 endif
+	$(CONFORMANCE) $(TEST_SUITES)
+
+conformance: packages-test $(CONFORMANCE_VENV)/installed
+	$(CARGO) build --locked
+	$(CONFORMANCE) $(CONFORMANCE_ARGS)
+
+$(CONFORMANCE_VENV)/installed: tests/conformance/requirements.txt | packages-test
+	rm -rf $(CONFORMANCE_VENV)
+	$(PYTHON) -m venv $(CONFORMANCE_VENV)
+	$(CONFORMANCE_VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --only-binary=:all: -r $<
+	touch $@
 
 check:
 	$(CARGO) fmt --all --check

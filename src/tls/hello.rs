@@ -3,6 +3,7 @@
 //! The parser is rustls' own [`Acceptor`], so that what is resolved here is what the handshake sees later over the same
 //! bytes. Time is bounded by the caller.
 
+use rustls::Error;
 use rustls::server::Acceptor;
 
 use crate::policy::Refusal;
@@ -67,6 +68,14 @@ impl HelloReader {
                     let mut bytes = Vec::new();
                     // Writing into a Vec does not fail.
                     let _ = alert.write_all(&mut bytes);
+                    // The acceptor has no alert of its own for a message that is no ClientHello (RFC 8446 section 6.2).
+                    let foreign = matches!(
+                        error,
+                        Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. }
+                    );
+                    if bytes.is_empty() && foreign {
+                        bytes = UNEXPECTED_MESSAGE.to_vec();
+                    }
                     return refused(super::failure::refusal_of(&error), bytes);
                 }
             }
@@ -94,6 +103,9 @@ pub const UNRECOGNIZED_NAME: [u8; 7] = alert(112);
 
 /// A fatal `internal_error` alert record: the hostname's record cannot be used.
 pub const INTERNAL_ERROR: [u8; 7] = alert(80);
+
+/// A fatal `unexpected_message` alert record: the first message is another than a ClientHello.
+const UNEXPECTED_MESSAGE: [u8; 7] = alert(10);
 
 /// A fatal `decode_error` alert record: the hello is larger than any that works.
 pub const DECODE_ERROR: [u8; 7] = alert(50);
@@ -184,6 +196,18 @@ mod tests {
         for (bytes, expected) in cases {
             let (reason, alert) = refusal_of(HelloReader::default().feed(bytes));
             assert_eq!((reason, alert.as_slice()), (Refusal::ProtocolError, expected), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn another_message_than_a_hello_is_told_so() {
+        // HelloRequest, Finished, and a type nobody knows.
+        for kind in [0, 20, 99] {
+            let mut record = vec![22, 3, 3, 0, 4 + 32, kind, 0, 0, 32];
+            record.resize(5 + 4 + 32, 0);
+            let (reason, alert) = refusal_of(HelloReader::default().feed(&record));
+            assert_eq!(reason, Refusal::ProtocolError, "{kind}");
+            assert!(alert == UNEXPECTED_MESSAGE || alert == DECODE_ERROR, "{kind}: {alert:?}");
         }
     }
 
