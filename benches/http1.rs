@@ -57,9 +57,10 @@ fn heads(c: &mut Criterion) {
         client: [192, 0, 2, 7].into(),
         trusted_peer: false,
         keep_unusual_names: false,
+        rewrites: None,
     };
     let session = SessionFields::new(&facts);
-    let added = Added { session: &session, request_id: "0af7651916cd43dd8448eb211c80319c" };
+    let added = Added { session: &session, request_id: "0af7651916cd43dd8448eb211c80319c", begun: None };
     let mut out = Vec::with_capacity(64 * 1024);
     let mut slots = Slots::default();
     for (name, head) in [("small", SMALL), ("browser", BROWSER)] {
@@ -70,7 +71,7 @@ fn heads(c: &mut Criterion) {
             b.iter(|| {
                 out.clear();
                 if let Ok(Parsed::Complete(request)) = Request::parse(black_box(head), &LIMITS, &mut slots) {
-                    request.write(&added, &mut out);
+                    let _ = request.write(&added, &mut out);
                 }
                 out.len()
             });

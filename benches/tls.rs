@@ -18,7 +18,7 @@ use hostward::tls::hello::HelloReader;
 use hostward::tls::identity;
 use hostward::tls::scope::{Path, PathElement, Standing, Trust};
 use hostward::tls::ticket::{Keyring, Sealed};
-use hostward::tls::verify::Verifier;
+use hostward::tls::verify::{Verifier, VerifierOptions};
 use hostward::tls::{Connection, Factory, Options, Outgoing, Provider, Tenant};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, PKCS_RSA_SHA256,
@@ -84,6 +84,7 @@ fn record(name: &str, certificates: Vec<ServerCertificate>, ca_set: Option<Arc<C
             mode,
             ca_set,
             allow_expired_ca: false,
+            verify_depth: None,
             send_ca_names: false,
             headers: IdentitySets::default(),
         },
@@ -93,6 +94,7 @@ fn record(name: &str, certificates: Vec<ServerCertificate>, ca_set: Option<Arc<C
         cipher_suites: Vec::new(),
         alpn: Vec::new(),
         keep_unusual_headers: false,
+        rewrites: None,
         digest: [0; 32],
     })
 }
@@ -181,7 +183,8 @@ fn resolve(c: &mut Criterion) {
 fn verify(c: &mut Criterion) {
     let ca = root("Acme");
     let below = CertifiedIssuer::signed_by(authority("Acme Europe"), p256(), &ca).expect("a certificate");
-    let verifier = Verifier::new(ClientAuthMode::Require, &ca_set(1, &ca), false, false, &provider()).expect("a CA");
+    let verifier =
+        Verifier::new(ClientAuthMode::Require, &ca_set(1, &ca), VerifierOptions::default(), &provider()).expect("a CA");
     let now = now_unix_s() as i64;
     let direct = issue(&ca, ExtendedKeyUsagePurpose::ClientAuth, p256());
     c.bench_function("verify/leaf", |b| {

@@ -211,6 +211,7 @@ impl Draft {
                 cipher_suites,
                 alpn: draft.alpn,
                 keep_unusual_headers: draft.keep_unusual_headers,
+                rewrites: draft.rewrites,
                 client_auth: draft.client_auth,
                 rules: draft.rules,
             });

@@ -194,6 +194,22 @@ impl<'a> Value<'a> {
         number
     }
 
+    /// A share of the whole, from 0 to 1, in millionths.
+    pub fn millionths(&self) -> Option<u32> {
+        let value = self.value.get_ref();
+        let share = match (value.as_float(), value.as_integer()) {
+            (Some(float), _) => float.as_str().replace('_', "").parse::<f64>().ok(),
+            (None, Some(integer)) => u32::from_str_radix(integer.as_str(), integer.radix()).ok().map(f64::from),
+            (None, None) => return self.wrong_type("a number from 0.0 to 1.0"),
+        };
+        let share = share.filter(|share| (0.0..=1.0).contains(share));
+        if share.is_none() {
+            self.error("must be a number from 0.0 to 1.0");
+        }
+        // Within the range this is at most a million.
+        share.map(|share| (share * 1e6).round() as u32)
+    }
+
     /// A duration within a range.
     pub fn duration(&self, range: &RangeInclusive<Duration>) -> Option<Duration> {
         let Some(text) = self.value.get_ref().as_str() else {

@@ -63,6 +63,7 @@ workers = 2
 cpus = "0-1,4"
 state_dir = "state"
 trusted_proxies = ["10.0.0.0/8", "::1"]
+trace_sampling = 0.25
 [admin]
 socket = "/run/h.sock"
 listen = "127.0.0.1:9090"
@@ -114,6 +115,7 @@ alpn = ["h2", "http/1.1"]
 [hostname.client_auth]
 mode = "request"
 ca = "ca.pem"
+verify_depth = 1
 allow_expired_ca = true
 send_ca_names = true
 [[hostname.rule]]
@@ -137,6 +139,7 @@ deny = true
     assert_eq!(config.server.cpus, Some(vec![0, 1, 4]));
     assert!(config.server.state_dir.ends_with("etc/state"));
     assert_eq!(config.server.trusted_proxies.len(), 2);
+    assert_eq!(config.server.trace_sampling, Some(250_000));
     assert_eq!(config.admin.socket, Path::new("/run/h.sock"));
     assert_eq!(config.admin.listen, Some("127.0.0.1:9090".parse().expect("an address")));
     assert_eq!(config.tls.provider, Provider::Ring);
@@ -185,6 +188,7 @@ deny = true
     assert_eq!(acme.alpn, [b"h2".to_vec(), b"http/1.1".to_vec()]);
     assert_eq!(acme.client_auth.mode, ClientAuthMode::Request);
     assert!(acme.client_auth.ca[0].0.ends_with("etc/conf.d/ca.pem"));
+    assert_eq!((acme.client_auth.verify_depth, b.client_auth.verify_depth), (Some(1), None));
     assert!(acme.client_auth.allow_expired_ca && acme.client_auth.send_ca_names);
     assert_eq!(acme.rules[0].spec.verify, Some(VerifySelector::Success));
     assert_eq!(acme.rules[0].spec.source.len(), 2);
@@ -329,6 +333,10 @@ fn each_fault_has_its_line() {
             "[origin.app]\nurl = 'http://h:1'\nidle_connections_per_worker = 5000",
             "3:31: idle_connections_per_worker must be between 0 and 4096, not 5000",
         ),
+        ("[server]\ntrace_sampling = 1.5", "2:18: trace_sampling must be a number from 0.0 to 1.0"),
+        ("[server]\ntrace_sampling = -1", "2:18: trace_sampling must be a number from 0.0 to 1.0"),
+        ("[server]\ntrace_sampling = nan", "2:18: trace_sampling must be a number from 0.0 to 1.0"),
+        ("[server]\ntrace_sampling = 'all'", "2:18: trace_sampling must be a number from 0.0 to 1.0, not a string"),
         ("[server]\ntrusted_proxies = ['here']", "2:20: trusted_proxies must be an address or a network"),
         ("[server]\nproxy_protocol_from = ['lb']", "2:24: proxy_protocol_from must be an address or a network"),
         ("[server]\nproxy_protocol_from = ['10.0.0.1/8']", "2:24: proxy_protocol_from is \"10.0.0.1/8\": bits are set"),
@@ -392,6 +400,14 @@ fn each_fault_of_a_hostname_has_its_line() {
         ("[hostname.client_auth]\nmode = 'request'\nca = []", "8:6: ca must not be an empty list"),
         ("[hostname.client_auth]\nmode = 'off'\nca = 'x'", "8:6: ca is given, but mode is \"off\""),
         (
+            "[hostname.client_auth]\nmode = 'off'\nverify_depth = 1",
+            "8:16: verify_depth has no meaning with mode = \"off\"",
+        ),
+        (
+            "[hostname.client_auth]\nmode = 'require'\nca = 'x'\nverify_depth = 5",
+            "9:16: verify_depth must be between 0 and 4, not 5",
+        ),
+        (
             "[hostname.client_auth]\nmode = 'off'\nsend_ca_names = true",
             "8:17: send_ca_names has no meaning with mode = \"off\"",
         ),
@@ -445,7 +461,7 @@ fn each_fault_of_a_hostname_has_its_line() {
         (
             "[[hostname]]\nname='b'\ncertificate='b'\norigin='http://h:1'\n[hostname.client_auth]\nmode='request'\nca='x'\n\
              headers=['x-client']",
-            "13:10: headers must be \"client-cert\", \"x-client-cert\", \"xfcc\" or \"cf\", not \"x-client\"",
+            "13:10: headers must be \"client-cert\", \"x-client-cert\", \"xfcc\", \"cf\" or \"ingress\", not \"x-client\"",
         ),
         (
             "[[hostname]]\nname=['b', 'A.example.']\ncertificate='b'\norigin='tcp://h:1'\nmode='tcp'",
@@ -459,6 +475,102 @@ fn each_fault_of_a_hostname_has_its_line() {
         let lines = problems(&hostname_with(rest));
         assert!(lines.len() == 1 && lines[0].starts_with(expected), "{rest}\n expected {expected}\n got {lines:#?}");
     }
+}
+
+/// What may be changed in heads on their way, and the line of what may not.
+#[test]
+fn rewrites_leave_framing_identities_and_hosts_alone() {
+    let hostname = |rest: &str| {
+        format!("[[hostname]]\nname='a.example'\ncertificate='a.pem'\norigin='http://10.0.0.5:80'\n{rest}")
+    };
+    let config = load_text(&hostname(
+        "host_header='app.internal:8080'\nstrip_prefix='/api/v1'\nadd_headers={X-Env='prod'}\nremove_headers=['Cookie']\n\
+         response_headers={Strict-Transport-Security='max-age=31536000'}\nremove_response_headers=['Server','X-Request-Id']",
+    ));
+    let config = config.expect("a sound configuration");
+    let rewrites = config.hostnames[0].rewrites.as_deref().expect("changes");
+    assert_eq!(rewrites.host.as_deref(), Some("app.internal:8080"));
+    assert_eq!(rewrites.strip_prefix.as_deref(), Some("/api/v1"));
+    assert_eq!(rewrites.request.added(), [("X-Env".into(), "prod".into())]);
+    assert_eq!(rewrites.request.removed().collect::<Vec<_>>(), ["cookie"]);
+    assert_eq!(rewrites.response.removed().collect::<Vec<_>>(), ["server", "x-request-id"]);
+    assert!(load_text(&hostname("remove_headers=[]")).expect("sound").hostnames[0].rewrites.is_none());
+
+    for (rest, expected) in [
+        ("host_header = 'http://app'", "5:15: host_header must be a hostname or address, with a port"),
+        ("host_header = 'a b'", "5:15: host_header must be a hostname or address"),
+        ("host_header = ''", "5:15: host_header must be a hostname or address"),
+        ("strip_prefix = 'api'", "5:16: strip_prefix must be a path of letters"),
+        (
+            "strip_prefix = '/api/'",
+            "5:16: strip_prefix must not end with a slash, and \"/\" alone strips nothing: write \"/api\"",
+        ),
+        ("strip_prefix = '/'", "5:16: strip_prefix must not end with a slash"),
+        ("strip_prefix = '/a/../b'", "5:16: strip_prefix must be a path"),
+        ("strip_prefix = '/a//b'", "5:16: strip_prefix must be a path"),
+        ("strip_prefix = '/a%20b'", "5:16: strip_prefix must be a path"),
+        ("strip_prefix = '/a?b'", "5:16: strip_prefix must be a path"),
+        (
+            "add_headers = { Host = 'x' }",
+            "5:24: Host cannot be put in: for the Host of the origin there is host_header",
+        ),
+        ("add_headers = { Content-Length = '5' }", "5:34: Content-Length cannot be put in: it belongs to the framing"),
+        (
+            "add_headers = { transfer-encoding = 'x' }",
+            "5:37: transfer-encoding cannot be put in: it belongs to the fram",
+        ),
+        ("add_headers = { Trailer = 'x' }", "5:27: Trailer cannot be put in: it belongs to the framing"),
+        ("add_headers = { Connection = 'x' }", "5:30: Connection cannot be put in: it is about one connection"),
+        ("add_headers = { TE = 'x' }", "5:22: TE cannot be put in: it is about one connection"),
+        ("add_headers = { Upgrade = 'x' }", "5:27: Upgrade cannot be put in: it is about one connection"),
+        (
+            "add_headers = { ssl-client-verify = 'SUCCESS' }",
+            "5:37: ssl-client-verify cannot be put in: who the client is",
+        ),
+        ("add_headers = { X-Client-Cert-Foo = 'x' }", "5:37: X-Client-Cert-Foo cannot be put in: who the client is"),
+        (
+            "add_headers = { X-Forwarded-For = 'x' }",
+            "5:35: X-Forwarded-For cannot be put in: Hostward writes it itself",
+        ),
+        ("add_headers = { traceparent = 'x' }", "5:31: traceparent cannot be put in: Hostward writes it itself"),
+        ("add_headers = { X_Env = 'x' }", "5:25: X_Env cannot be put in: a name here has letters, digits and hyphens"),
+        ("add_headers = { 'X Env' = 'x' }", "5:27: \"X Env\" cannot be put in: a name here has letters"),
+        ("add_headers = { \"X-Env\\r\\nY\" = 'x' }", "5:32: \"X-Env\\u{d}\\u{a}Y\" cannot be put in: a name here has"),
+        ("add_headers = { X-Env = \"a\\r\\nb\" }", "5:25: X-Env must be printable ASCII in one line"),
+        (
+            "add_headers = { X-Env = ' a' }",
+            "5:25: X-Env must be printable ASCII in one line, without spaces at its ends",
+        ),
+        ("add_headers = { X-Env = 'ü' }", "5:25: X-Env must be printable ASCII"),
+        ("add_headers = { X-Env = '' }", "5:25: X-Env must not be empty"),
+        ("add_headers = { X-Env = 'a', x-env = 'b' }", "5:38: x-env stands twice"),
+        (
+            "remove_headers = ['Client-Cert']",
+            "5:19: remove_headers names \"Client-Cert\", which cannot be taken out: who",
+        ),
+        (
+            "remove_headers = ['Content-Length']",
+            "5:19: remove_headers names \"Content-Length\", which cannot be taken out",
+        ),
+        (
+            "add_headers = { X-Env = 'a' }\nremove_headers = ['x-ENV']",
+            "6:19: remove_headers names \"x-ENV\", which is put in too",
+        ),
+        ("response_headers = { Set-Cookie = 'a=b' }", "5:35: Set-Cookie cannot be put in: it would take the place"),
+        ("response_headers = { Transfer-Encoding = 'x' }", "5:42: Transfer-Encoding cannot be put in: it belongs"),
+        (
+            "remove_response_headers = ['Connection']",
+            "5:28: remove_response_headers names \"Connection\", which cannot",
+        ),
+        ("mode = 'tcp'\nstrip_prefix = '/api'", "6:16: strip_prefix has no meaning with mode = \"tcp\""),
+        ("mode = 'tcp'\nadd_headers = { A = 'b' }", "6:15: add_headers has no meaning with mode = \"tcp\""),
+    ] {
+        let lines = problems(&hostname(rest));
+        assert!(lines.iter().any(|line| line.starts_with(expected)), "{rest}\n expected {expected}\n got {lines:#?}");
+    }
+    let many: Vec<String> = (0..33).map(|number| format!("X-{number} = 'a'")).collect();
+    let lines = problems(&hostname(&format!("add_headers = {{ {} }}", many.join(", "))));
+    assert!(lines[0].contains("add_headers and its counterpart name 33 headers; at most 32"), "{lines:?}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use super::report::{Place, Problem};
 use crate::policy::IdentitySets;
 use crate::policy::rules::RuleSpec;
-use crate::registry::{ClientAuthMode, Mode, Name, Origin, TlsVersion};
+use crate::registry::{ClientAuthMode, Mode, Name, Origin, Rewrites, TlsVersion};
 use crate::tls::Provider;
 
 /// A configuration without errors.
@@ -49,6 +49,8 @@ pub struct Server {
     pub trusted_proxies: Vec<IpNet>,
     /// Peers whose connections begin with a PROXY header, in `listen` and `redirect` alike.
     pub proxy_protocol_from: Vec<IpNet>,
+    /// The share of requests without a trace that begin one which is to be recorded, in millionths; `None`: none is begun.
+    pub trace_sampling: Option<u32>,
     /// Where plain HTTP is answered with a redirect to https, and with nothing else. All different, none in `listen`;
     /// empty: nowhere.
     pub redirect: Vec<SocketAddr>,
@@ -204,6 +206,8 @@ pub struct Hostname {
     /// In order of preference; empty: none is negotiated.
     pub alpn: Vec<Vec<u8>>,
     pub keep_unusual_headers: bool,
+    /// What is changed in requests and responses; `None`: nothing.
+    pub rewrites: Option<Arc<Rewrites>>,
     pub client_auth: ClientAuthFiles,
     /// In the order in which they are tried.
     pub rules: Vec<Rule>,
@@ -230,6 +234,8 @@ pub struct ClientAuthFiles {
     pub ca: Vec<(PathBuf, Place)>,
     /// Anchors outside their own dates still count.
     pub allow_expired_ca: bool,
+    /// Most certificates between the client's and the CA.
+    pub verify_depth: Option<u8>,
     /// CA names are sent in CertificateRequest.
     pub send_ca_names: bool,
     /// What the origin is told about the client over HTTP.

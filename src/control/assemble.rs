@@ -211,6 +211,7 @@ impl<'a> Assembly<'a> {
                 cipher_suites: hostname.cipher_suites.clone(),
                 alpn: hostname.alpn.clone(),
                 keep_unusual_headers: hostname.keep_unusual_headers,
+                rewrites: hostname.rewrites.clone(),
                 digest: [0; 32],
             };
             let digest = digest::of_record(&record, hostname.rules.iter().map(|rule| &rule.spec));
@@ -301,6 +302,7 @@ impl<'a> Assembly<'a> {
             mode: auth.mode,
             ca_set,
             allow_expired_ca: auth.allow_expired_ca,
+            verify_depth: auth.verify_depth,
             send_ca_names: auth.send_ca_names,
             headers: auth.headers,
         })

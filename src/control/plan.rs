@@ -67,6 +67,7 @@ fn worker(config: &Config, index: usize, cpu: Option<usize>, connections_max: us
         drain_timeout: limits.drain_timeout,
         trusted_proxies: config.server.trusted_proxies.clone(),
         proxy_protocol_from: config.server.proxy_protocol_from.clone(),
+        trace_sampling: config.server.trace_sampling,
         http: HttpLimits {
             header_timeout: limits.header_timeout,
             idle_timeout: limits.idle_timeout,
@@ -115,6 +116,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("server.state_dir", old.server.state_dir != new.server.state_dir),
         ("server.proxy_protocol_from", old.server.proxy_protocol_from != new.server.proxy_protocol_from),
         ("server.trusted_proxies", old.server.trusted_proxies != new.server.trusted_proxies),
+        ("server.trace_sampling", old.server.trace_sampling != new.server.trace_sampling),
         ("admin.socket", old.admin.socket != new.admin.socket),
         ("admin.listen", old.admin.listen != new.admin.listen),
         ("tls.provider", tls.provider != new.tls.provider),
@@ -159,6 +161,7 @@ pub(super) mod tests {
                 state_dir: "state".into(),
                 trusted_proxies: vec![],
                 proxy_protocol_from: vec![],
+                trace_sampling: None,
                 redirect: vec![],
                 redirect_port: None,
             },

@@ -55,11 +55,13 @@ pub enum Refusal {
     RateLimited,
     /// Client and hostname share no protocol version, cipher suite, group or signature scheme.
     NoCommonVersion,
+    /// The request's path is not among those the hostname has.
+    NotFound,
 }
 
 impl Refusal {
     /// Every reason, in the order of the discriminants.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::NoSni,
         Self::UnknownHostname,
         Self::NoCertificate,
@@ -84,6 +86,7 @@ impl Refusal {
         Self::Overloaded,
         Self::RateLimited,
         Self::NoCommonVersion,
+        Self::NotFound,
     ];
 
     /// The label in metrics and logs; stable, because people alert on it.
@@ -113,6 +116,7 @@ impl Refusal {
             Self::Overloaded => "overloaded",
             Self::RateLimited => "rate_limited",
             Self::NoCommonVersion => "no_common_version",
+            Self::NotFound => "not_found",
         }
     }
 

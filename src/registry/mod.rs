@@ -7,6 +7,7 @@ pub mod balancing;
 pub mod name;
 pub mod origins;
 pub mod record;
+pub mod rewrites;
 pub mod snapshot;
 
 pub use name::Name;
@@ -14,4 +15,5 @@ pub use record::{
     Ca, CaSet, ClientAuth, ClientAuthMode, HostnameRecord, Mode, Origin, OriginAddress, ProxyProtocol, RecordId,
     Scheme, ServerCertificate, TlsVersion,
 };
+pub use rewrites::{FieldChanges, Rewrites};
 pub use snapshot::{Resolution, Snapshot};

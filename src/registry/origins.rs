@@ -107,6 +107,7 @@ mod tests {
             mode: ClientAuthMode::Off,
             ca_set: None,
             allow_expired_ca: false,
+            verify_depth: None,
             send_ca_names: false,
             headers: IdentitySets::default(),
         };
@@ -123,6 +124,7 @@ mod tests {
             cipher_suites: vec![],
             alpn: vec![],
             keep_unusual_headers: false,
+            rewrites: None,
             digest: [0; 32],
         })
     }

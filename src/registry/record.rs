@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::Name;
 use super::balancing::Balancing;
+use super::{Name, Rewrites};
 use crate::policy::{IdentitySets, Rules};
 
 /// A record's random 128-bit identity; a record that is deleted and made again has another one.
@@ -100,6 +100,8 @@ pub struct ClientAuth {
     pub ca_set: Option<Arc<CaSet>>,
     /// Anchors outside their own dates still count (default: they do not).
     pub allow_expired_ca: bool,
+    /// Most certificates between the client's and the CA; `None`: as many as a chain may have.
+    pub verify_depth: Option<u8>,
     /// CA names are sent in CertificateRequest (default: they are not; long lists break clients).
     pub send_ca_names: bool,
     /// The headers in which an origin over HTTP is told who the client is.
@@ -203,6 +205,8 @@ pub struct HostnameRecord {
     pub alpn: Vec<Vec<u8>>,
     /// Header names outside letters, digits and hyphens reach the origin (default: they do not, DECISIONS 21).
     pub keep_unusual_headers: bool,
+    /// What is changed in requests and responses; `None`: nothing.
+    pub rewrites: Option<Arc<Rewrites>>,
     /// SHA-256 over everything above but the id: equal digests serve alike.
     pub digest: [u8; 32],
 }

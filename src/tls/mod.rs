@@ -25,3 +25,4 @@ pub use outgoing::Outgoing;
 pub use provider::Provider;
 pub use tenant::{Base, Factory, Options, Tenant};
 pub use verdicts::Verdicts;
+pub use verify::CHAIN_CERTIFICATES_MAX;

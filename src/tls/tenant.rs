@@ -17,12 +17,12 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::policy::Verdict;
 use crate::registry::record::PrivateKey;
-use crate::registry::{Ca, ClientAuthMode, HostnameRecord, RecordId, TlsVersion};
+use crate::registry::{Ca, ClientAuth, ClientAuthMode, HostnameRecord, RecordId, TlsVersion};
 
 use super::provider::Provider;
 use super::scope::Standing;
 use super::ticket::ScopedTicketer;
-use super::verify::Verifier;
+use super::verify::{Verifier, VerifierOptions};
 
 /// What a ticket is bound to (I3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,8 +71,7 @@ impl std::error::Error for Unreadable {}
 struct BaseKey {
     ca_set: Option<[u8; 32]>,
     mode: ClientAuthMode,
-    allow_expired_ca: bool,
-    send_ca_names: bool,
+    options: VerifierOptions,
     min_version: TlsVersion,
     cipher_suites: Vec<String>,
 }
@@ -163,8 +162,7 @@ impl Factory {
         let key = BaseKey {
             ca_set: client_auth.ca_set.as_ref().map(|set| set.digest),
             mode: client_auth.mode,
-            allow_expired_ca: client_auth.allow_expired_ca,
-            send_ca_names: client_auth.send_ca_names,
+            options: verifier_options(client_auth),
             min_version: record.min_version,
             cipher_suites: record.cipher_suites.clone(),
         };
@@ -192,8 +190,7 @@ impl Factory {
         let verifier = match (client_auth.mode, &client_auth.ca_set) {
             (ClientAuthMode::Off, _) => None,
             (mode, Some(set)) => {
-                let verifier =
-                    Verifier::new(mode, set, client_auth.allow_expired_ca, client_auth.send_ca_names, &provider);
+                let verifier = Verifier::new(mode, set, verifier_options(client_auth), &provider);
                 Some(Arc::new(verifier.map_err(|error| Unreadable(format!("a client CA cannot be used: {error}")))?))
             }
             (_, None) => return Err(Unreadable("client authentication without a CA set".into())),
@@ -264,6 +261,14 @@ fn anchor_bytes(ca: &Ca) -> usize {
     ANCHOR_BYTES + ca.der.len()
 }
 
+fn verifier_options(client_auth: &ClientAuth) -> VerifierOptions {
+    VerifierOptions {
+        allow_expired_ca: client_auth.allow_expired_ca,
+        verify_depth: client_auth.verify_depth,
+        send_ca_names: client_auth.send_ca_names,
+    }
+}
+
 /// What tickets are bound to besides the record: all that decides whether a client would be verified alike.
 fn trust_digest(record: &HostnameRecord) -> [u8; 32] {
     let client_auth = &record.client_auth;
@@ -277,6 +282,8 @@ fn trust_digest(record: &HostnameRecord) -> [u8; 32] {
         }
     }
     context.update(&[client_auth.mode as u8, u8::from(client_auth.allow_expired_ca)]);
+    // No depth is as deep as this.
+    context.update(&[client_auth.verify_depth.unwrap_or(u8::MAX)]);
     let mut out = [0; 32];
     out.copy_from_slice(context.finish().as_ref());
     out

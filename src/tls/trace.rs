@@ -14,7 +14,7 @@ use crate::registry::CaSet;
 
 use super::identity;
 use super::scope::Path;
-use super::verify::{CHAIN_BYTES_MAX, CHAIN_CERTIFICATES_MAX, Verifier};
+use super::verify::{CHAIN_BYTES_MAX, CHAIN_CERTIFICATES_MAX, Verifier, too_long};
 
 /// What the purpose of a client's certificate is called (RFC 5280 section 4.2.1.12).
 const CLIENT_AUTH: &str = "clientAuth";
@@ -53,10 +53,7 @@ pub fn trace(verifier: &Verifier, cas: &CaSet, chain: &[CertificateDer<'_>], now
     };
     let verified = verifier.verify(leaf, rest, now_unix_s);
     // A chain that is too long is not followed either.
-    let followed = match verified {
-        Err(Refusal::ChainTooLong) => &chain[..1],
-        _ => chain,
-    };
+    let followed = if too_long(leaf, rest) { &chain[..1] } else { chain };
     let way = Way::follow(verifier, cas, followed);
     let links = way.steps.iter().map_while(|index| identity::parse(&chain[*index]).ok()).collect::<Vec<_>>();
     let outcome = match verified {
@@ -65,7 +62,7 @@ pub fn trace(verifier: &Verifier, cas: &CaSet, chain: &[CertificateDer<'_>], now
             None => Ok(Found { path, anchor: Identity::default() }),
         },
         Err(reason) => {
-            let (depth, what) = way.fault(reason, &links, chain, cas, now_unix_s);
+            let (depth, what) = way.fault(reason, &links, chain, verifier.depth_max(), cas, now_unix_s);
             Err(Fault { reason, depth, what })
         }
     };
@@ -130,10 +127,18 @@ impl Way {
         reason: Refusal,
         links: &[Identity],
         chain: &[CertificateDer<'_>],
+        depth_max: usize,
         cas: &CaSet,
         now_unix_s: i64,
     ) -> (Option<usize>, String) {
         match reason {
+            Refusal::ChainTooLong if chain.split_first().is_some_and(|(leaf, rest)| !too_long(leaf, rest)) => {
+                let between = self.steps.len() - 1;
+                let what = format!(
+                    "{between} certificates stand between the client's and the CA; verify_depth allows {depth_max}"
+                );
+                (Some(between), what)
+            }
             Refusal::ChainTooLong => {
                 let bytes: usize = chain.iter().map(|certificate| certificate.len()).sum();
                 let what = format!(

@@ -36,6 +36,17 @@ struct Anchor {
     not_after_unix_s: i64,
 }
 
+/// What a hostname says of verification besides its CAs.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct VerifierOptions {
+    /// Anchors outside their own dates still count.
+    pub allow_expired_ca: bool,
+    /// Most certificates between the client's and the anchor; `None`: as many as a chain may have.
+    pub verify_depth: Option<u8>,
+    /// The anchors' names are sent in CertificateRequest.
+    pub send_ca_names: bool,
+}
+
 /// Verifies chains against one CA set, in one mode.
 pub struct Verifier {
     mode: ClientAuthMode,
@@ -43,6 +54,8 @@ pub struct Verifier {
     trusted: Vec<TrustAnchor<'static>>,
     anchors: Vec<Anchor>,
     allow_expired_ca: bool,
+    /// Most certificates between the client's and the anchor.
+    depth_max: usize,
     /// Names what a path depends on besides the chain: the CA set and the options of its verification.
     name: [u8; 32],
     hints: Vec<DistinguishedName>,
@@ -67,10 +80,10 @@ impl Verifier {
     pub fn new(
         mode: ClientAuthMode,
         ca_set: &CaSet,
-        allow_expired_ca: bool,
-        send_ca_names: bool,
+        options: VerifierOptions,
         provider: &CryptoProvider,
     ) -> Result<Self, webpki::Error> {
+        let VerifierOptions { allow_expired_ca, verify_depth, send_ca_names } = options;
         let mut trusted = Vec::with_capacity(ca_set.cas.len());
         let mut anchors = Vec::with_capacity(ca_set.cas.len());
         for ca in &ca_set.cas {
@@ -96,8 +109,9 @@ impl Verifier {
             Vec::new()
         };
         let algorithms = provider.signature_verification_algorithms;
-        let name = sha256(&[&ca_set.digest, &[u8::from(allow_expired_ca)]]);
-        Ok(Self { mode, trusted, anchors, allow_expired_ca, name, hints, algorithms })
+        let depth_max = verify_depth.map_or(CHAIN_CERTIFICATES_MAX - 1, usize::from);
+        let name = sha256(&[&ca_set.digest, &[u8::from(allow_expired_ca)], &depth_max.to_be_bytes()]);
+        Ok(Self { mode, trusted, anchors, allow_expired_ca, depth_max, name, hints, algorithms })
     }
 
     /// Verifies a chain now: the path it takes, or the reason it takes none.
@@ -115,10 +129,29 @@ impl Verifier {
             return Err(Refusal::ChainTooLong);
         }
         let leaf = EndEntityCert::try_from(end_entity).map_err(|error| refusal_of_path(&error))?;
+        let found = self.verify_leaf(&leaf, intermediates, self.depth_max, now_unix_s);
+        // Would there be a path without the bound on its depth? Then that is the reason.
+        match found {
+            Err(Refusal::UnknownCa) if self.depth_max < intermediates.len() => {
+                let deeper = self.verify_leaf(&leaf, intermediates, usize::MAX, now_unix_s);
+                Err(if deeper.is_ok() { Refusal::ChainTooLong } else { Refusal::UnknownCa })
+            }
+            found => found,
+        }
+    }
+
+    /// Looks for a path of at most `depth_max` certificates between the leaf and the anchor.
+    fn verify_leaf(
+        &self,
+        leaf: &EndEntityCert<'_>,
+        intermediates: &[CertificateDer<'_>],
+        depth_max: usize,
+        now_unix_s: i64,
+    ) -> Result<Path, Refusal> {
         let usable = |anchor: &Anchor| self.allow_expired_ca || anchor.stands_at(now_unix_s);
         if self.anchors.iter().all(usable) {
             return self
-                .build(&leaf, &self.trusted, intermediates, now_unix_s)
+                .build(leaf, &self.trusted, intermediates, depth_max, now_unix_s)
                 .map_err(|error| refusal_of_path(&error));
         }
         // DECISIONS 8: an anchor outside its own dates is none; webpki would not look.
@@ -126,10 +159,10 @@ impl Verifier {
             .filter(|(_, anchor)| usable(anchor))
             .map(|(trusted, _)| trusted.clone())
             .collect();
-        self.build(&leaf, &standing, intermediates, now_unix_s).map_err(|error| {
+        self.build(leaf, &standing, intermediates, depth_max, now_unix_s).map_err(|error| {
             let reason = refusal_of_path(&error);
             // Had the expired anchors counted, would there be a path? Then their dates are the reason.
-            let with_expired = || self.build(&leaf, &self.trusted, intermediates, now_unix_s).is_ok();
+            let with_expired = || self.build(leaf, &self.trusted, intermediates, depth_max, now_unix_s).is_ok();
             if reason == Refusal::UnknownCa && with_expired() { Refusal::CaExpired } else { reason }
         })
     }
@@ -178,7 +211,7 @@ impl Verifier {
             .anchors
             .iter()
             .any(|anchor| anchor.name == path.anchor && (self.allow_expired_ca || anchor.stands_at(now_unix_s)));
-        anchored && now_unix_s <= path.not_after_unix_s
+        anchored && !self.is_too_deep(path.elements.len()) && now_unix_s <= path.not_after_unix_s
     }
 
     fn build(
@@ -186,8 +219,15 @@ impl Verifier {
         leaf: &EndEntityCert<'_>,
         trusted: &[TrustAnchor<'static>],
         intermediates: &[CertificateDer<'_>],
+        depth_max: usize,
         now_unix_s: i64,
     ) -> Result<Path, webpki::Error> {
+        // A path that is too deep is passed over: another one may be shorter.
+        let not_too_deep = |path: &VerifiedPath<'_>| match path.intermediate_certificates().count() > depth_max {
+            true => Err(webpki::Error::MaximumPathDepthExceeded),
+            false => Ok(()),
+        };
+        let is_bounded = depth_max < intermediates.len();
         let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now_unix_s.max(0) as u64));
         let path = leaf.verify_for_usage(
             self.algorithms.all,
@@ -196,9 +236,19 @@ impl Verifier {
             time,
             KeyUsage::client_auth(),
             None,
-            None,
+            is_bounded.then_some(&not_too_deep as &dyn Fn(&VerifiedPath<'_>) -> Result<(), webpki::Error>),
         )?;
         self.describe(&path, now_unix_s).ok_or(webpki::Error::BadDer)
+    }
+
+    /// Whether a path of so many certificates, the client's included, is deeper than this hostname allows.
+    fn is_too_deep(&self, certificates: usize) -> bool {
+        certificates > self.depth_max + 1
+    }
+
+    /// Most certificates between the client's and the anchor.
+    pub fn depth_max(&self) -> usize {
+        self.depth_max
     }
 
     /// Reduces a verified path to what later checks need.
@@ -340,7 +390,7 @@ fn remember(trust: &mut Trust) {
 }
 
 /// Whether a chain is over the limits that hold before any signature is looked at.
-fn too_long(end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> bool {
+pub(super) fn too_long(end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> bool {
     let bytes = intermediates.iter().map(|certificate| certificate.len()).sum::<usize>() + end_entity.len();
     intermediates.len() + 1 > CHAIN_CERTIFICATES_MAX || bytes > CHAIN_BYTES_MAX
 }

@@ -21,6 +21,7 @@ use super::cache::Cache;
 use super::hellos::{HELLOS_BYTES_MAX, Hellos};
 use super::request_ids::RequestIds;
 use super::sessions::Sessions;
+use super::traces::Traces;
 use super::{Logs, Published, WorkerConfig};
 
 /// The shared state of one worker. Single-threaded; nothing of it is seen by another core.
@@ -41,6 +42,8 @@ pub struct Core {
     /// Storage for parsing heads, used by one at a time.
     pub slots: RefCell<Slots>,
     pub request_ids: RequestIds,
+    /// `None`: no trace begins here.
+    pub traces: Option<Traces>,
     pub access: Writer,
     /// Set when the worker drains: accepting ends.
     pub draining: Signal<()>,
@@ -133,6 +136,7 @@ impl Core {
         let Logs { events, access } = logs;
         let origins = Origins::new(Tell::new(events, config.index));
         origins.update(&published.origins, &published.down, Instant::now(), &shard);
+        let traces = config.trace_sampling.map(Traces::new);
         shard.set(Gauge::Generation, published.snapshot.generation);
         Rc::new(Self {
             verdicts: Rc::default(),
@@ -149,6 +153,7 @@ impl Core {
             refusals: RefCell::new(refusals),
             slots: RefCell::default(),
             request_ids,
+            traces,
             access,
             draining: Signal::default(),
             connections: Connections::default(),

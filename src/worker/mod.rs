@@ -19,6 +19,7 @@ mod request_ids;
 mod requests;
 mod session;
 mod sessions;
+mod traces;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -81,6 +82,8 @@ pub struct WorkerConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// Peers whose connections begin with a PROXY header.
     pub proxy_protocol_from: Vec<IpNet>,
+    /// Of traces that begin here, how many of a million are to be recorded; `None`: none begins.
+    pub trace_sampling: Option<u32>,
     pub http: HttpLimits,
     pub tenants_bytes_max: usize,
     pub misses_max: usize,

@@ -19,6 +19,7 @@ use crate::tls::{Tenant, identity};
 
 use super::core::Core;
 use super::sessions::{self, Requested, Session};
+use super::traces::Traces;
 
 /// What the origin is told about a client, for one tenant; `None` before the first request, and after a long silence.
 pub type Fields = Option<(Rc<Tenant>, SessionFields)>;
@@ -110,7 +111,9 @@ impl From<Rejected> for Unfit {
 /// What the access log says of a request.
 pub fn line(request: &Request<'_>, id: &str) -> access::Request {
     let [method, target, authority] = [request.method, request.target, request.authority].map(str::as_bytes);
-    access::Request::new(method, target, authority, id.as_bytes())
+    let mut line = access::Request::new(method, target, authority, id.as_bytes());
+    line.trace_id = request.trace_id();
+    line
 }
 
 /// Judges a request: its authority, the hostname's rules, the length of its body. What comes of it is the request as it is
@@ -159,7 +162,12 @@ pub fn judge(core: &Rc<Core>, session: &Session, fields: &mut Fields, request: &
         Some(id) => id,
         None => std::str::from_utf8(&own).unwrap_or_default(),
     };
-    request.write(&Added { session: fields, request_id }, &mut head);
+    // A request that brings a trace goes on in that one.
+    let begun = core.traces.as_ref().filter(|_| request.trace_id().is_none()).and_then(Traces::begin);
+    if let Err(rejected) = request.write(&Added { session: fields, request_id, begun: begun.as_ref() }, &mut head) {
+        core.buffers.keep_plain(head);
+        return Err(rejected.into());
+    }
     let order = Order {
         head,
         framing: request.framing,
@@ -173,7 +181,12 @@ pub fn judge(core: &Rc<Core>, session: &Session, fields: &mut Fields, request: &
         idempotent: request.is_idempotent(),
         balance_key: balance_key(&tenant.record.origin.balancing.policy, request, session),
     };
-    Ok(Judged { order, requested, line: core.access.enabled().then(|| line(request, request_id)) })
+    let line = core.access.enabled().then(|| {
+        let mut line = line(request, request_id);
+        line.trace_id = line.trace_id.or(begun.map(|begun| begun.trace_id()));
+        line
+    });
+    Ok(Judged { order, requested, line })
 }
 
 /// What a request goes by where its origin's addresses are chosen by a hash.
@@ -219,5 +232,6 @@ fn session_fields(core: &Core, session: &Session, tenant: &Tenant) -> SessionFie
         // By whoever speaks HTTP with us: behind a balancer that passes bytes on, the client it names.
         trusted_peer: session.remote.is_known() && core.config.trusted_proxies.iter().any(|net| net.contains(&source)),
         keep_unusual_names: tenant.record.keep_unusual_headers,
+        rewrites: tenant.record.rewrites.as_ref(),
     })
 }

@@ -1,15 +1,18 @@
 //! `[[hostname]]` and `[hostname.client_auth]`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::origin::{OriginReference, reference};
+use super::rewrite::rewrites;
 use super::rule::{RULE_KEYS, rules};
 use super::tls::{cipher_suites, min_version};
 use crate::config::reader::{Table, Value, one_of, quote, with_suggestion};
 use crate::config::report::Place;
 use crate::config::types::{CertificateFiles, ClientAuthFiles, Rule};
 use crate::policy::IdentitySets;
-use crate::registry::{ClientAuthMode, Mode, Name, TlsVersion};
+use crate::registry::{ClientAuthMode, Mode, Name, Rewrites, TlsVersion};
+use crate::tls::CHAIN_CERTIFICATES_MAX;
 
 pub const HOSTNAME_KEYS: &[&str] = &[
     "name",
@@ -22,10 +25,16 @@ pub const HOSTNAME_KEYS: &[&str] = &[
     "cipher_suites",
     "alpn",
     "keep_unusual_headers",
+    "host_header",
+    "strip_prefix",
+    "add_headers",
+    "remove_headers",
+    "response_headers",
+    "remove_response_headers",
     "client_auth",
     "rule",
 ];
-pub const CLIENT_AUTH_KEYS: &[&str] = &["mode", "ca", "allow_expired_ca", "send_ca_names", "headers"];
+pub const CLIENT_AUTH_KEYS: &[&str] = &["mode", "ca", "verify_depth", "allow_expired_ca", "send_ca_names", "headers"];
 
 /// What clients are offered with `mode = "http"` (DECISIONS 31): what is built, in order of preference. A client that
 /// names only the older version, as `curl --http1.0` does, would otherwise be refused what it could be served.
@@ -53,6 +62,7 @@ pub struct HostnameDraft {
     pub cipher_suites: Option<(Vec<String>, Place)>,
     pub alpn: Vec<Vec<u8>>,
     pub keep_unusual_headers: bool,
+    pub rewrites: Option<Arc<Rewrites>>,
     pub client_auth: ClientAuthFiles,
     pub rules: Vec<Rule>,
 }
@@ -75,6 +85,7 @@ pub fn hostname(table: &Table<'_>) -> HostnameDraft {
         cipher_suites: table.get("cipher_suites").map(|value| (cipher_suites(value), value.place())),
         alpn: table.get("alpn").map_or_else(|| alpn_default(mode), |value| alpn(value, mode)),
         keep_unusual_headers: http_only(table, "keep_unusual_headers", mode).is_some_and(|v| v.boolean() == Some(true)),
+        rewrites: rewrites(table, mode),
         rules: rules(rule_tables, mode, auth_mode),
         client_auth,
     }
@@ -110,7 +121,7 @@ fn mode(value: Value<'_>) -> Option<Mode> {
 }
 
 /// The value of a key that says something about HTTP requests.
-fn http_only<'a>(table: &Table<'a>, key: &'static str, mode: Option<Mode>) -> Option<Value<'a>> {
+pub fn http_only<'a>(table: &Table<'a>, key: &'static str, mode: Option<Mode>) -> Option<Value<'a>> {
     let value = table.get(key)?;
     if mode == Some(Mode::Tcp) {
         value.error("has no meaning with mode = \"tcp\", where bytes pass as they come; remove it");
@@ -196,6 +207,7 @@ fn client_auth(hostname: &Table<'_>, forwarding: Option<Mode>) -> (ClientAuthFil
         mode: ClientAuthMode::Off,
         ca: Vec::new(),
         allow_expired_ca: false,
+        verify_depth: None,
         send_ca_names: false,
         headers: IdentitySets { client_cert: true, ..IdentitySets::default() },
     };
@@ -220,6 +232,14 @@ fn client_auth(hostname: &Table<'_>, forwarding: Option<Mode>) -> (ClientAuthFil
         let Some(value) = table.get(key) else { continue };
         *flag = value.boolean() == Some(true);
         if *flag && mode == Some(ClientAuthMode::Off) {
+            value.error("has no meaning with mode = \"off\"; remove it");
+        }
+    }
+    if let Some(value) = table.get("verify_depth") {
+        // The client's own certificate is one of the chain's.
+        let depth = value.integer(&(0..=CHAIN_CERTIFICATES_MAX - 1));
+        auth.verify_depth = depth.and_then(|depth| u8::try_from(depth).ok());
+        if mode == Some(ClientAuthMode::Off) {
             value.error("has no meaning with mode = \"off\"; remove it");
         }
     }

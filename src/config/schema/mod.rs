@@ -6,6 +6,7 @@
 mod balancing;
 pub(super) mod hostname;
 pub(super) mod origin;
+pub(super) mod rewrite;
 pub(super) mod rule;
 pub(super) mod settings;
 pub(super) mod tls;

@@ -14,8 +14,17 @@ use crate::config::types::{Access, Admin, Cache, Limits, Log, LogLevel, Server, 
 
 use super::rule::network;
 
-pub const SERVER_KEYS: &[&str] =
-    &["listen", "workers", "cpus", "state_dir", "redirect", "redirect_port", "trusted_proxies", "proxy_protocol_from"];
+pub const SERVER_KEYS: &[&str] = &[
+    "listen",
+    "workers",
+    "cpus",
+    "state_dir",
+    "redirect",
+    "redirect_port",
+    "trusted_proxies",
+    "proxy_protocol_from",
+    "trace_sampling",
+];
 pub const ADMIN_KEYS: &[&str] = &["socket", "listen"];
 pub const LIMITS_KEYS: &[&str] = &[
     "connections_per_worker",
@@ -102,6 +111,7 @@ impl Default for Server {
             redirect_port: None,
             trusted_proxies: Vec::new(),
             proxy_protocol_from: Vec::new(),
+            trace_sampling: None,
         }
     }
 }
@@ -190,6 +200,8 @@ pub fn server(table: &Table<'_>) -> Server {
             server.proxy_protocol_from.push(network);
         }
     }
+    // 0 is what is written to have no traces: then none is begun, sampled or not.
+    server.trace_sampling = table.get("trace_sampling").and_then(|value| value.millionths()).filter(|share| *share > 0);
     server
 }
 

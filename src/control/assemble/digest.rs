@@ -36,18 +36,19 @@ pub fn of_record<'a>(record: &HostnameRecord, rules: impl Iterator<Item = &'a Ru
         is_default,
         mode,
         certificates,
-        client_auth: ClientAuth { mode: client_auth, ca_set, allow_expired_ca, send_ca_names, headers },
+        client_auth: ClientAuth { mode: client_auth, ca_set, allow_expired_ca, verify_depth, send_ca_names, headers },
         rules: _,
         origin,
         min_version,
         cipher_suites,
         alpn,
         keep_unusual_headers,
+        rewrites,
         digest: _,
     } = record;
     let mut sha256 = Sha256(Context::new(&SHA256));
     (name, is_default, mode, client_auth, allow_expired_ca, send_ca_names).hash(&mut sha256);
-    (headers, keep_unusual_headers).hash(&mut sha256);
+    (headers, keep_unusual_headers, verify_depth, rewrites).hash(&mut sha256);
     certificates.iter().map(|certificate| &certificate.chain).collect::<Vec<_>>().hash(&mut sha256);
     ca_set.as_ref().map(|set| set.digest).hash(&mut sha256);
     rules.collect::<Vec<_>>().hash(&mut sha256);

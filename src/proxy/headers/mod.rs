@@ -4,6 +4,10 @@ mod escape;
 mod identity;
 mod names;
 mod session;
+mod trace;
 
-pub(in crate::proxy) use names::{Meaning, meaning};
+pub(in crate::proxy) use names::is_spelling_of;
+pub use names::{Meaning, meaning};
 pub use session::{SessionFacts, SessionFields};
+pub use trace::{Begun, TraceId};
+pub(in crate::proxy) use trace::{TRACESTATE_MEMBERS_MAX, parse_traceparent, tracestate_members};

@@ -33,6 +33,9 @@ pub enum Meaning {
     /// Any other `X-Forwarded-*`.
     ForwardedOther,
     RequestId,
+    /// W3C Trace Context.
+    Traceparent,
+    Tracestate,
     /// Named by a `Connection` field, and so not passed on.
     Named,
 }
@@ -87,6 +90,8 @@ fn known(name: &[u8]) -> Meaning {
         b'h' if is(b"http2-settings") => Meaning::Hop,
         b't' if is(b"transfer-encoding") => Meaning::TransferEncoding,
         b't' if is(b"te") => Meaning::Hop,
+        b't' if is(b"traceparent") => Meaning::Traceparent,
+        b't' if is(b"tracestate") => Meaning::Tracestate,
         b'u' if is(b"upgrade") => Meaning::Upgrade,
         b'e' if is(b"expect") => Meaning::Expect,
         b'f' if is(b"forwarded") => Meaning::Forwarded,
@@ -146,6 +151,11 @@ fn known_x(name: &[u8]) -> Meaning {
     } else {
         Meaning::Ordinary
     }
+}
+
+/// Whether a name is another in any spelling; that one is in mapped form.
+pub fn is_spelling_of(name: &[u8], plain: &str) -> bool {
+    name.len() == plain.len() && starts(name, plain.as_bytes())
 }
 
 /// Whether the mapped name starts with `prefix`, which is in mapped form.
@@ -237,6 +247,9 @@ mod tests {
             ("X-Forwarded-Server", Meaning::ForwardedOther),
             ("X-Request-ID", Meaning::RequestId),
             ("X_Request_ID", Meaning::Disguised),
+            ("TraceParent", Meaning::Traceparent),
+            ("tracestate", Meaning::Tracestate),
+            ("tracestates", Meaning::Ordinary),
         ] {
             assert_eq!(meaning(name.as_bytes()), expected, "{name}");
         }

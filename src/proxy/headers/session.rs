@@ -1,13 +1,14 @@
 //! The fields that are the same for every request of a connection, and those about its way here.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
 
 use super::identity;
 use super::names::Meaning;
 use crate::policy::{Identity, IdentitySets, Verdict};
-use crate::registry::ClientAuthMode;
+use crate::registry::{ClientAuthMode, Rewrites};
 
 /// What is known of a connection once its handshake is over.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +27,8 @@ pub struct SessionFacts<'a> {
     pub trusted_peer: bool,
     /// Names outside `[A-Za-z0-9-]` pass, unless they are another spelling of a name that means something here.
     pub keep_unusual_names: bool,
+    /// What the hostname changes in requests.
+    pub rewrites: Option<&'a Arc<Rewrites>>,
 }
 
 /// Prepared once per connection: the bytes of the fields that are the same for each of its requests.
@@ -39,6 +42,7 @@ pub struct SessionFields {
     forwarded: String,
     trusted_peer: bool,
     keep_unusual_names: bool,
+    rewrites: Option<Arc<Rewrites>>,
 }
 
 impl SessionFields {
@@ -55,6 +59,7 @@ impl SessionFields {
             forwarded: format!("for={node};proto=https;host="),
             trusted_peer: facts.trusted_peer,
             keep_unusual_names: facts.keep_unusual_names,
+            rewrites: facts.rewrites.map(Arc::clone),
         }
     }
 
@@ -65,6 +70,10 @@ impl SessionFields {
 
     pub(in crate::proxy) fn keeps_unusual_names(&self) -> bool {
         self.keep_unusual_names
+    }
+
+    pub(in crate::proxy) fn rewrites(&self) -> Option<&Rewrites> {
+        self.rewrites.as_deref()
     }
 
     /// At most how many bytes [`SessionFields::write`] appends, without what a trusted peer sent.

@@ -329,7 +329,9 @@ fn may_trail(meaning: Meaning, way: Way) -> bool {
         | M::ForwardedHost
         | M::ForwardedPort
         | M::ForwardedOther
-        | M::RequestId => way.to_client,
+        | M::RequestId
+        | M::Traceparent
+        | M::Tracestate => way.to_client,
     }
 }
 

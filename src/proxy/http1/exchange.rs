@@ -186,7 +186,9 @@ pub async fn run<D: Downstream>(
             response_timeout: origin.response_timeout,
             retriable,
             body: RefCell::new(body),
-            reply: RefCell::new(Reply::new(order.asked, setting.limits.head)),
+            reply: RefCell::new(
+                Reply::new(order.asked, setting.limits.head).rewritten(tenant.record.rewrites.as_ref()),
+            ),
             request_sent: Cell::new(false),
             moved: Cell::new(ring::now()),
             first_byte: Cell::new(None),

@@ -4,7 +4,7 @@ use httparse::Header;
 
 use super::head::{Fault, bad};
 use crate::policy::rules::is_token;
-use crate::proxy::headers::{Meaning, meaning};
+use crate::proxy::headers::{Meaning, TRACESTATE_MEMBERS_MAX, TraceId, meaning, parse_traceparent, tracestate_members};
 
 /// The most names a `Connection` field can have besides those that mean something to us.
 ///
@@ -58,6 +58,12 @@ pub(super) struct Facts<'a> {
     pub expects_continue: bool,
     /// `X-Request-Id`; `Some(None)` if there are several.
     pub request_id: Option<Option<&'a [u8]>>,
+    /// The trace the one `traceparent` names; `None` also if it is malformed.
+    pub trace_id: Option<TraceId>,
+    /// Every `tracestate` is well-formed, and there is not too much of it.
+    pub has_whole_tracestate: bool,
+    traceparents: usize,
+    tracestate_members: usize,
     upgrades: usize,
     transfer_encodings: usize,
 }
@@ -70,7 +76,7 @@ impl Slots {
     /// Takes over the fields httparse found in `input` and reads those that mean something.
     pub(super) fn read<'a>(&mut self, input: &'a [u8], headers: &[Header<'a>]) -> Result<Facts<'a>, Fault> {
         self.fields.clear();
-        let mut facts = Facts::default();
+        let mut facts = Facts { has_whole_tracestate: true, ..Facts::default() };
         let mut options = Options::default();
         for header in headers {
             let name = header.name.as_bytes();
@@ -98,10 +104,10 @@ impl Slots {
 
     /// Appends the fields that `keeps` says, in their order. Neighbours that stand as we would write them are copied as
     /// one.
-    pub(super) fn write(&self, input: &[u8], out: &mut Vec<u8>, keeps: impl Fn(Meaning) -> bool) {
+    pub(super) fn write(&self, input: &[u8], out: &mut Vec<u8>, keeps: impl Fn(&Field) -> bool) {
         let mut run = 0..0;
         for field in &self.fields {
-            if !keeps(field.meaning) {
+            if !keeps(field) {
                 continue;
             }
             let start = field.name_start as usize;
@@ -179,6 +185,15 @@ impl<'a> Facts<'a> {
             }
             Meaning::RequestId => {
                 self.request_id = Some(if self.request_id.is_none() { Some(value) } else { None });
+            }
+            Meaning::Traceparent => {
+                self.traceparents += 1;
+                self.trace_id = if self.traceparents == 1 { parse_traceparent(value) } else { None };
+            }
+            Meaning::Tracestate => {
+                let members = tracestate_members(value);
+                self.tracestate_members += members.unwrap_or(0);
+                self.has_whole_tracestate &= members.is_some() && self.tracestate_members <= TRACESTATE_MEMBERS_MAX;
             }
             _ => {}
         }

@@ -3,6 +3,9 @@
 //! A function of bytes, as the parts it is made of; the driver feeds it what arrives.
 
 use std::cell::RefCell;
+use std::sync::Arc;
+
+use crate::registry::Rewrites;
 
 use super::{BadBody, Body, HeadLimits, Parsed, Response, ResponseFraming, Slots};
 
@@ -60,6 +63,7 @@ enum Stage {
 pub struct Reply {
     asked: Asked,
     limits: HeadLimits,
+    rewrites: Option<Arc<Rewrites>>,
     stage: Stage,
     /// Part of a head; or what came behind a switch.
     carry: Vec<u8>,
@@ -84,6 +88,7 @@ impl Reply {
         Self {
             asked,
             limits,
+            rewrites: None,
             stage: Stage::Head,
             carry: Vec::new(),
             interims: 0,
@@ -94,6 +99,11 @@ impl Reply {
             keeps_client: false,
             keeps_origin: false,
         }
+    }
+
+    /// The same, with the hostname's changes to responses.
+    pub fn rewritten(self, rewrites: Option<&Arc<Rewrites>>) -> Self {
+        Self { rewrites: rewrites.map(Arc::clone), ..self }
     }
 
     /// Whether the response is complete.
@@ -160,11 +170,12 @@ impl Reply {
         loop {
             let mut slots = slots.borrow_mut();
             let parsed = Response::parse(&bytes[consumed..], &self.limits, &mut slots, self.asked.head);
-            let response = match parsed.map_err(|garbled| Unintelligible(garbled.detail))? {
+            let mut response = match parsed.map_err(|garbled| Unintelligible(garbled.detail))? {
                 Parsed::Incomplete => return Ok(consumed),
                 Parsed::Complete(response) => response,
             };
             consumed += response.head_bytes;
+            response.changes = self.rewrites.as_deref().map(|rewrites| &rewrites.response);
             let dialect = self.asked.dialect;
             if response.status == 101 {
                 if !(self.asked.websocket && response.websocket_accepted) {

@@ -3,14 +3,15 @@
 use std::io::Write;
 use std::mem::MaybeUninit;
 
-use super::fields::Facts;
+use super::fields::{Facts, Field, write_field};
 use super::head::{Fault, bad, find};
 use super::target::{self, Target};
 use super::{FIELDS_MAX, Framing, HeadLimits, Parsed, Rejected, Slots, authority};
 use crate::policy::Refusal;
 use crate::policy::rules::is_token;
-use crate::proxy::headers::{Meaning, SessionFields};
+use crate::proxy::headers::{Begun, Meaning, SessionFields, TraceId, is_spelling_of};
 use crate::proxy::origin::balance::hash;
+use crate::registry::FieldChanges;
 
 /// The longest method. Registered ones have at most 17 bytes (`UPDATEREDIRECTREF`); what is longer no origin implements,
 /// and it would stand in every log line.
@@ -42,6 +43,9 @@ pub struct Request<'a> {
     pub websocket: bool,
     /// The one `X-Request-Id`, if it is well-formed.
     request_id: Option<&'a str>,
+    /// The trace this request belongs to, if it says so well.
+    trace_id: Option<TraceId>,
+    keeps_tracestate: bool,
     input: &'a [u8],
     slots: &'a Slots,
 }
@@ -52,6 +56,8 @@ pub struct Added<'a> {
     pub session: &'a SessionFields,
     /// What `X-Request-Id` says; [`Request::request_id`] tells whether the client's own is kept.
     pub request_id: &'a str,
+    /// The trace that begins with this request; counts only if it brought none.
+    pub begun: Option<&'a Begun>,
 }
 
 impl From<Fault> for Rejected {
@@ -102,6 +108,8 @@ impl<'a> Request<'a> {
             // RFC 6455 section 4.1. With a body it would not be clear what the first bytes of the tunnel are.
             websocket: facts.websocket && facts.upgrade && method == "GET" && !has_body && !is_http_1_0,
             request_id: facts.request_id.flatten().and_then(well_formed_request_id),
+            trace_id: facts.trace_id,
+            keeps_tracestate: facts.trace_id.is_some() && facts.has_whole_tracestate,
             input,
             slots,
         }))
@@ -130,6 +138,11 @@ impl<'a> Request<'a> {
         self.request_id.filter(|_| session.trusts_peer())
     }
 
+    /// The trace this request belongs to; `None`: it names none, or not in a way that is passed on.
+    pub fn trace_id(&self) -> Option<TraceId> {
+        self.trace_id
+    }
+
     /// The path that rules match: without parameters (`;...`). `scratch` holds it if it is not a part of the head.
     ///
     /// # Errors
@@ -140,20 +153,50 @@ impl<'a> Request<'a> {
     }
 
     /// Appends the head as it is forwarded: hop-by-hop fields and every copy of an identity removed, then ours added. No
-    /// field of the client's, `Connection` included, has a say over what is added.
-    pub fn write(&self, added: &Added<'_>, out: &mut Vec<u8>) {
+    /// field of the client's, `Connection` included, has a say over what is added. What the hostname changes besides is
+    /// changed here, after rules have seen what the client sent.
+    ///
+    /// # Errors
+    ///
+    /// 404 or 400 for a path that the hostname's prefix cannot be cut from; nothing is appended then.
+    pub fn write(&self, added: &Added<'_>, out: &mut Vec<u8>) -> Result<(), Rejected> {
         let session = added.session;
+        let rewrites = session.rewrites();
+        let target = match rewrites.and_then(|rewrites| rewrites.strip_prefix.as_deref()) {
+            Some(prefix) => target::strip(prefix, self.target, self.path)?,
+            None => ["", self.target],
+        };
+        let host = rewrites.and_then(|rewrites| rewrites.host.as_deref());
         out.reserve(self.input.len().min(self.head_bytes) + session.bytes_max(self.authority, added.request_id));
-        for part in [self.method, " ", self.target, " HTTP/1.1\r\n"] {
+        for part in [self.method, " ", target[0], target[1], " HTTP/1.1\r\n"] {
             out.extend_from_slice(part.as_bytes());
         }
-        self.slots.write(self.input, out, |meaning| match meaning {
-            Meaning::Ordinary | Meaning::Host => true,
+        if let Some(host) = host {
+            write_field(out, b"Host", host.as_bytes());
+        }
+        let keeps = |field: &Field| match field.meaning {
+            Meaning::Ordinary => true,
+            Meaning::Host => host.is_none(),
+            Meaning::Traceparent => self.trace_id.is_some(),
+            Meaning::Tracestate => self.keeps_tracestate,
             Meaning::Unusual => session.keeps_unusual_names(),
             Meaning::Expect => self.expects_continue,
             Meaning::ForwardedOther => session.trusts_peer(),
             _ => false,
-        });
+        };
+        match rewrites.map(|rewrites| &rewrites.request) {
+            None => self.slots.write(self.input, out, keeps),
+            Some(changes) => {
+                let drops = |field: &Field| drops(changes, field.name(self.input));
+                self.slots.write(self.input, out, |field| keeps(field) && !drops(field));
+                for (name, value) in changes.added() {
+                    write_field(out, name.as_bytes(), value.as_bytes());
+                }
+            }
+        }
+        if let Some(begun) = added.begun.filter(|_| self.trace_id.is_none()) {
+            write_field(out, b"traceparent", begun.traceparent());
+        }
         match self.framing {
             Framing::None => {}
             // Writing to a Vec cannot fail.
@@ -168,7 +211,13 @@ impl<'a> Request<'a> {
             fields.map(|field| field.value(self.input))
         });
         out.extend_from_slice(b"\r\n");
+        Ok(())
     }
+}
+
+/// Whether a field does not pass, in whatever spelling: of one that is put in the origin is to see ours alone.
+pub(super) fn drops(changes: &FieldChanges, name: &[u8]) -> bool {
+    changes.drops().iter().any(|dropped| is_spelling_of(name, dropped))
 }
 
 /// A request line whose version httparse does not know: 505 if it is a version of HTTP (RFC 9112 section 2.3).

@@ -6,10 +6,12 @@
 use std::io::Write;
 use std::mem::MaybeUninit;
 
-use super::fields::Facts;
+use super::fields::{Facts, Field, write_field};
 use super::head::{Fault, bad, find};
+use super::request::drops;
 use super::{FIELDS_MAX, HeadLimits, Parsed, ResponseFraming, Slots};
 use crate::proxy::headers::Meaning;
+use crate::registry::FieldChanges;
 
 /// What stands before the reason in a status line: `HTTP/1.1 200`.
 const STATUS_BYTES: usize = 12;
@@ -43,6 +45,8 @@ pub struct Response<'a> {
     declared: ResponseFraming,
     /// The status line from after the status on.
     reason: &'a [u8],
+    /// What the hostname changes in final responses.
+    pub changes: Option<&'a FieldChanges>,
     input: &'a [u8],
     slots: &'a Slots,
 }
@@ -106,6 +110,7 @@ impl<'a> Response<'a> {
             websocket_accepted,
             declared,
             reason,
+            changes: None,
             input,
             slots,
         }))
@@ -113,8 +118,17 @@ impl<'a> Response<'a> {
 
     /// The fields that are passed on, for a client whose protocol writes heads in another way. Framing is not among them.
     pub fn fields(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
-        let fields = self.slots.fields().iter().filter(|field| goes_on(field.meaning));
-        fields.map(|field| (field.name(self.input), field.value(self.input)))
+        let (input, changes) = (self.input, self.changes());
+        let fields = self.slots.fields().iter().filter(move |field| goes_on(field));
+        let fields = fields.map(move |field| (field.name(input), field.value(input)));
+        let fields = fields.filter(move |(name, _)| changes.is_none_or(|changes| !drops(changes, name)));
+        let added = changes.map(FieldChanges::added).unwrap_or_default();
+        fields.chain(added.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())))
+    }
+
+    /// Interim responses are the origin's alone.
+    fn changes(&self) -> Option<&'a FieldChanges> {
+        self.changes.filter(|_| self.status >= 200)
     }
 
     /// What `Content-Length` says; of a response without a body, what one with a body would have said.
@@ -137,7 +151,15 @@ impl<'a> Response<'a> {
         // The space stands even before an empty reason (RFC 9112 section 4).
         out.extend_from_slice(if self.reason.is_empty() { b" " } else { self.reason });
         out.extend_from_slice(b"\r\n");
-        self.slots.write(self.input, out, goes_on);
+        match self.changes() {
+            None => self.slots.write(self.input, out, goes_on),
+            Some(changes) => {
+                self.slots.write(self.input, out, |field| goes_on(field) && !drops(changes, field.name(self.input)));
+                for (name, value) in changes.added() {
+                    write_field(out, name.as_bytes(), value.as_bytes());
+                }
+            }
+        }
         match self.declared {
             ResponseFraming::Length(length) => drop(write!(out, "Content-Length: {length}\r\n")),
             ResponseFraming::Chunked if !client.is_http_1_0 => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
@@ -164,9 +186,9 @@ impl<'a> Response<'a> {
 }
 
 /// Whether a field of a response is passed on: not what frames it or is about one connection.
-fn goes_on(meaning: Meaning) -> bool {
+fn goes_on(field: &Field) -> bool {
     use Meaning as M;
-    !matches!(meaning, M::Hop | M::Connection | M::Upgrade | M::Named | M::ContentLength | M::TransferEncoding)
+    !matches!(field.meaning, M::Hop | M::Connection | M::Upgrade | M::Named | M::ContentLength | M::TransferEncoding)
 }
 
 /// What the head says of the body (RFC 9112 section 6.3).

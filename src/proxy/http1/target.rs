@@ -4,8 +4,9 @@ use memchr::memchr2;
 
 use crate::policy::path::{Ambiguous, canonical};
 
-use super::authority;
 use super::head::{Fault, bad};
+use super::{Rejected, authority};
+use crate::policy::Refusal;
 
 /// A target as it is forwarded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +50,29 @@ pub(super) fn read<'a>(method: &str, target: &'a str) -> Result<Target<'a>, Faul
     Ok(Target { forwarded, path: without_query(forwarded), authority: Some(authority) })
 }
 
+/// The target without the prefix that is cut from the front of its path: two parts, to be written one after the other. What
+/// is left begins with one slash, so that nobody takes it for the name of a host.
+///
+/// # Errors
+///
+/// 404 for a path that is not below the prefix, 400 for one that an origin could resolve to another (as with rules): it
+/// might be below the prefix only until somebody resolves it.
+pub(super) fn strip<'a>(prefix: &str, target: &'a str, path: &str) -> Result<[&'a str; 2], Rejected> {
+    if target == "*" {
+        return Ok(["", target]);
+    }
+    judge(path, &mut String::new())?;
+    let rest = target.strip_prefix(prefix);
+    match rest.map(|rest| (rest, rest.bytes().next())) {
+        Some((rest, Some(b'/'))) => Ok(["", rest]),
+        Some((rest, Some(b'?') | None)) => Ok(["/", rest]),
+        _ => {
+            let detail = "the path is not below the hostname's strip_prefix";
+            Err(Rejected { status: 404, reason: Refusal::NotFound, detail })
+        }
+    }
+}
+
 fn without_query(target: &str) -> &str {
     target.split_once('?').map_or(target, |(path, _)| path)
 }
@@ -71,6 +95,37 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_prefix_is_cut_or_the_path_is_not_there() {
+        for (target, expected) in [
+            ("/api/a/b?c=/d", Ok("/a/b?c=/d")),
+            ("/api/", Ok("/")),
+            ("/api", Ok("/")),
+            ("/api?a", Ok("/?a")),
+            ("/api/api", Ok("/api")),
+            ("/api/a;v=1", Ok("/a;v=1")),
+            ("*", Ok("*")),
+            ("/", Err(404)),
+            ("/apis", Err(404)),
+            ("/API/a", Err(404)),
+            ("/api;v=1/a", Err(404)),
+            ("/x?/api/a", Err(404)),
+            ("/api//evil.test", Err(400)),
+            ("/api///", Err(400)),
+            ("/api/\\evil.test", Err(400)),
+            ("/api/%2Fevil.test", Err(400)),
+            ("/api/%5cevil.test", Err(400)),
+            ("/api/../admin", Err(400)),
+            ("/api/..;/admin", Err(400)),
+            ("/%61pi/a", Err(400)),
+            ("//api/a", Err(400)),
+        ] {
+            let path = without_query(target);
+            let stripped = strip("/api", target, path).map(|parts| parts.concat());
+            assert_eq!(stripped.map_err(|rejected| rejected.status), expected.map(str::to_owned), "{target}");
+        }
+    }
 
     fn without_parameters(segment: &str) -> &str {
         segment.split_once(';').map_or(segment, |(name, _)| name)
@@ -162,6 +217,17 @@ mod tests {
     }
 
     proptest! {
+        /// What is left of a path without its prefix begins with one slash, and is the rest of what came.
+        #[test]
+        fn a_stripped_path_is_a_path(target in "/(api)?(/|[ab.?]|\\\\|%2f|%5C|;|:){0,10}") {
+            if let Ok(parts) = strip("/api", &target, without_query(&target)) {
+                let stripped = parts.concat();
+                prop_assert!(stripped.starts_with('/') && !stripped.starts_with("//") && !stripped.starts_with("/\\"));
+                prop_assert!(target.ends_with(parts[1]) && target.starts_with("/api"));
+                prop_assert_eq!(read("GET", &stripped).map(|read| read.forwarded), Ok(stripped.as_str()));
+            }
+        }
+
         /// The path that is judged is the one an origin resolves to, whatever it does to resolve it.
         #[test]
         fn nothing_resolves_to_another_path(path in "(/|[ab.]|\\.\\.|;|\\\\|%2e|%2F|%5c|%61|%00|%20){0,12}") {

@@ -104,6 +104,8 @@ pub struct Request {
     /// Method, path, authority and id, one after the other in one piece of memory.
     text: Box<[u8]>,
     ends: [u16; 3],
+    /// The trace it belongs to (W3C Trace Context).
+    pub trace_id: Option<[u8; 32]>,
     /// The status the client was answered; 0: none was sent.
     pub status: u16,
     /// A dead pooled connection made a second try necessary.
@@ -145,7 +147,14 @@ impl Request {
             *end = u16::try_from(text.len()).unwrap_or(u16::MAX);
         }
         let [method, path, authority, _] = ends;
-        Self { text: text.into(), ends: [method, path, authority], status: 0, retried: false, proxy_error: None }
+        Self {
+            text: text.into(),
+            ends: [method, path, authority],
+            trace_id: None,
+            status: 0,
+            retried: false,
+            proxy_error: None,
+        }
     }
 
     /// Method, path, authority and id.

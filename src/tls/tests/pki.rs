@@ -194,6 +194,7 @@ pub fn client_auth(mode: ClientAuthMode, cas: &[&[u8]]) -> ClientAuth {
         mode,
         ca_set: Some(ca_set(cas)),
         allow_expired_ca: false,
+        verify_depth: None,
         send_ca_names: false,
         headers: IdentitySets::default(),
     }
@@ -211,6 +212,7 @@ pub fn record(id: u8, name: &str, change: impl FnOnce(&mut HostnameRecord)) -> A
             mode: ClientAuthMode::Off,
             ca_set: None,
             allow_expired_ca: false,
+            verify_depth: None,
             send_ca_names: false,
             headers: IdentitySets::default(),
         },
@@ -224,6 +226,7 @@ pub fn record(id: u8, name: &str, change: impl FnOnce(&mut HostnameRecord)) -> A
         cipher_suites: Vec::new(),
         alpn: Vec::new(),
         keep_unusual_headers: false,
+        rewrites: None,
         digest: [0; 32],
     };
     change(&mut record);

@@ -18,11 +18,12 @@ use crate::policy::Refusal;
 use crate::registry::ClientAuthMode;
 use crate::tls::identity::{subject_public_key_info, validity};
 use crate::tls::scope::Path;
-use crate::tls::verify::{CHAIN_CERTIFICATES_MAX, Verifier};
+use crate::tls::verify::{CHAIN_CERTIFICATES_MAX, Verifier, VerifierOptions};
 
 fn verifier_with(cas: &[&[u8]], allow_expired_ca: bool) -> Verifier {
     let provider = aws_lc_rs::default_provider();
-    Verifier::new(ClientAuthMode::Require, &ca_set(cas), allow_expired_ca, false, &provider).unwrap()
+    let options = VerifierOptions { allow_expired_ca, ..VerifierOptions::default() };
+    Verifier::new(ClientAuthMode::Require, &ca_set(cas), options, &provider).unwrap()
 }
 
 fn verify_at(cas: &[&[u8]], certified: &Certified, at_unix_s: i64) -> Result<Path, Refusal> {
@@ -383,11 +384,42 @@ fn names_and_path_lengths_are_kept_to() {
     assert_eq!(verify(&[root.der()], &beyond.client("ann")), Err(Refusal::WrongUsage));
 }
 
+/// A bound on the depth counts what stands between; a shorter way is taken where there is one.
+#[test]
+fn a_path_is_no_deeper_than_allowed() {
+    let root = Authority::root("Acme");
+    let first = root.intermediate_with("First", |_| ());
+    let second = first.intermediate_with("Second", |_| ());
+    let now = now_s() as i64;
+    let verifier = |depth, cas: &[&[u8]]| {
+        let options = VerifierOptions { verify_depth: depth, ..VerifierOptions::default() };
+        Verifier::new(ClientAuthMode::Require, &ca_set(cas), options, &aws_lc_rs::default_provider()).unwrap()
+    };
+    let judged = |verifier: &Verifier, client: &Certified| verifier.verify(&client.chain[0], &client.chain[1..], now);
+    for (client, between) in [(root.client("a"), 0_u8), (first.client("b"), 1), (second.client("c"), 2)] {
+        let path = judged(&verifier(None, &[root.der()]), &client).unwrap();
+        assert_eq!(path.elements.len(), usize::from(between) + 1);
+        for depth in 0..=4_u8 {
+            let bounded = verifier(Some(depth), &[root.der()]);
+            let verdict = judged(&bounded, &client);
+            let expected = if between <= depth { None } else { Some(Refusal::ChainTooLong) };
+            assert_eq!(verdict.err(), expected, "{between} between, {depth} allowed");
+            // What was found under another bound is judged alike: tickets, remembered chains and open connections.
+            assert_eq!(bounded.still_stands(&path, now), between <= depth);
+        }
+        // The intermediates are CAs of the hostname themselves: the way ends at the nearest.
+        assert!(judged(&verifier(Some(0), &[root.der(), first.der(), second.der()]), &client).is_ok());
+    }
+    // A stranger is one however deep it comes.
+    let other = Authority::root("Other").intermediate_with("X", |_| ()).client("d");
+    assert_eq!(judged(&verifier(Some(0), &[root.der()]), &other).err(), Some(Refusal::UnknownCa));
+}
+
 #[test]
 fn a_ca_that_is_none_makes_no_verifier() {
     let root = Authority::root("Acme");
     let mut set = Arc::into_inner(ca_set(&[root.der()])).unwrap();
     set.cas[0].der.truncate(100);
     let provider = aws_lc_rs::default_provider();
-    assert!(Verifier::new(ClientAuthMode::Require, &set, false, false, &provider).is_err());
+    assert!(Verifier::new(ClientAuthMode::Require, &set, VerifierOptions::default(), &provider).is_err());
 }

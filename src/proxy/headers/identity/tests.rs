@@ -42,6 +42,7 @@ fn of(verdict: Verdict, identity: &Identity, chain: &[CertificateDer<'_>], sets:
             client: [192, 0, 2, 7].into(),
             trusted_peer: false,
             keep_unusual_names: false,
+            rewrites: None,
         },
     );
     out

@@ -1,10 +1,13 @@
 //! What the origin gets: nothing a client made up, and all that is ours.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::policy::{Identity, Refusal};
-use crate::proxy::headers::{Meaning, meaning};
+use crate::proxy::headers::{Begun, Meaning, meaning};
+use crate::registry::{FieldChanges, Rewrites};
 
 /// What is added where no client is asked for a certificate.
 const OURS: &str = "X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: pay.acme.test\r\n\
@@ -120,6 +123,97 @@ fn a_request_id_is_kept_from_those_who_are_trusted() {
     }
 }
 
+/// A hostname that changes everything that can be changed.
+fn rewrites() -> Arc<Rewrites> {
+    Arc::new(Rewrites {
+        host: Some("app.internal:8080".into()),
+        strip_prefix: Some("/a".into()),
+        request: FieldChanges::new(
+            vec![("X-Env".into(), "prod".into()), ("Accept".into(), "*/*".into())],
+            &["X-Debug".into(), "Cookie".into()],
+        ),
+        response: FieldChanges::default(),
+    })
+}
+
+#[test]
+fn what_a_hostname_changes_is_changed_in_every_spelling() {
+    let rewrites = rewrites();
+    let changing = SessionFacts { rewrites: Some(&rewrites), ..facts() };
+    let start = "GET /b/c?d=/a HTTP/1.1\r\nHost: app.internal:8080\r\n";
+    let added = "X-Env: prod\r\nAccept: */*\r\n";
+    let head = |fields: &str| format!("GET /a/b/c?d=/a HTTP/1.1\r\nHost: pay.acme.test\r\n{fields}\r\n").into_bytes();
+    for (fields, kept) in [
+        ("", ""),
+        ("X-Env: forged\r\nACCEPT: text/html\r\nA: 1\r\nx-env:again\r\n", "A: 1\r\n"),
+        ("Cookie: a=b\r\nB: 2\r\nx-DEBUG: 1\r\nX-Debugger: 1\r\n", "B: 2\r\nX-Debugger: 1\r\n"),
+        ("Connection: X-Env, Accept, Host\r\nX-Env: 1\r\n", ""),
+    ] {
+        assert_eq!(forwarded(&head(fields), &changing), format!("{start}{kept}{added}{OURS}"), "{fields}");
+    }
+    // Where unusual names pass, those that an origin may read as ours do not.
+    let unusual = SessionFacts { keep_unusual_names: true, ..changing };
+    let fields = "X_Env: forged\r\nx.env: forged\r\nX_Debug: 1\r\nmy_field: 1\r\n";
+    assert_eq!(forwarded(&head(fields), &unusual), format!("{start}my_field: 1\r\n{added}{OURS}"));
+    // An authority in the target is the client's too.
+    let absolute = b"GET http://pay.acme.test/a?b HTTP/1.1\r\nHost: pay.acme.test\r\n\r\n";
+    assert!(forwarded(absolute, &changing).starts_with("GET /?b HTTP/1.1\r\nHost: app.internal:8080\r\n"));
+}
+
+#[test]
+fn a_path_outside_the_prefix_is_not_there() {
+    let rewrites = rewrites();
+    let session = SessionFields::new(&SessionFacts { rewrites: Some(&rewrites), ..facts() });
+    for (target, status) in [("/ab", 404), ("/", 404), ("/a//evil.test/", 400), ("/a/../b", 400), ("/a/%2Fevil", 400)] {
+        let head = format!("GET {target} HTTP/1.1\r\nHost: pay.acme.test\r\n\r\n");
+        let mut slots = Slots::default();
+        let parsed = Request::parse(head.as_bytes(), &LIMITS, &mut slots);
+        let Ok(Parsed::Complete(request)) = parsed else { panic!("{target}") };
+        let mut out = Vec::new();
+        let refused = request.write(&Added { session: &session, request_id: "made-7", begun: None }, &mut out);
+        assert_eq!(refused.map_err(|rejected| rejected.status), Err(status), "{target}");
+        assert!(out.is_empty());
+    }
+}
+
+#[test]
+fn traces_pass_if_they_are_well_formed() {
+    const PARENT: &str = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n";
+    let begun = Begun::new([7; 24], true);
+    let ours = "traceparent: 00-07070707070707070707070707070707-0707070707070707-01\r\n";
+    let session = SessionFields::new(&facts());
+    let start = "GET /a?b HTTP/1.1\r\nHost: pay.acme.test\r\n";
+    for (fields, kept) in [
+        (String::new(), None),
+        (PARENT.to_owned(), Some(PARENT.to_owned())),
+        (
+            format!("{PARENT}tracestate: a=b\r\ntracestate: c=d\r\n"),
+            Some(format!("{PARENT}tracestate: a=b\r\ntracestate: c=d\r\n")),
+        ),
+        (format!("tracestate: a=b\r\n{PARENT}"), Some(format!("tracestate: a=b\r\n{PARENT}"))),
+        (format!("{PARENT}tracestate: A=b\r\n"), Some(PARENT.to_owned())),
+        (format!("{PARENT}tracestate: a=b\r\ntracestate: =\r\n"), Some(PARENT.to_owned())),
+        (format!("{PARENT}tracestate: {}\r\n", vec!["a=b"; 33].join(",")), Some(PARENT.to_owned())),
+        (format!("{PARENT}{PARENT}tracestate: a=b\r\n"), None),
+        (PARENT.to_uppercase(), None),
+        (PARENT.replace("-01", "-1"), None),
+        ("tracestate: a=b\r\n".to_owned(), None),
+    ] {
+        let head = head(&fields);
+        for begins in [None, Some(&begun)] {
+            let mut slots = Slots::default();
+            let Ok(Parsed::Complete(request)) = Request::parse(&head, &LIMITS, &mut slots) else { panic!("{fields}") };
+            assert_eq!(request.trace_id().is_some(), kept.is_some(), "{fields}");
+            let mut out = Vec::new();
+            let added = Added { session: &session, request_id: "made-7", begun: begins };
+            request.write(&added, &mut out).expect("is forwarded");
+            let expected = kept.as_deref().unwrap_or(if begins.is_some() { ours } else { "" });
+            let text = String::from_utf8(out).expect("text");
+            assert_eq!(text, format!("{start}{expected}{OURS}"), "{fields}");
+        }
+    }
+}
+
 fn ann() -> Identity {
     Identity {
         subject: "CN=ann\\,CN=root,O=B\u{fc}ro".into(),
@@ -191,11 +285,11 @@ proptest! {
         };
         let input = head(&fields);
         let session = SessionFields::new(&facts);
-        let added = Added { session: &session, request_id: "made-7" };
+        let added = Added { session: &session, request_id: "made-7", begun: None };
         let mut slots = Slots::default();
         let Ok(Parsed::Complete(request)) = Request::parse(&input, &LIMITS, &mut slots) else { return Ok(()) };
         let mut once = Vec::new();
-        request.write(&added, &mut once);
+        request.write(&added, &mut once).expect("is forwarded");
         let (framing, websocket) = (request.framing, request.websocket);
 
         let text = String::from_utf8(once.clone()).expect("text");
@@ -215,7 +309,7 @@ proptest! {
         prop_assert_eq!((again.framing, again.websocket, again.target), (framing, websocket, "/a?b"));
         if !trusted {
             let mut twice = Vec::new();
-            again.write(&added, &mut twice);
+            again.write(&added, &mut twice).expect("is forwarded");
             prop_assert_eq!(String::from_utf8(twice).expect("text"), text);
         }
     }

@@ -25,6 +25,7 @@ fn facts() -> SessionFacts<'static> {
         client: [192, 0, 2, 7].into(),
         trusted_peer: false,
         keep_unusual_names: false,
+        rewrites: None,
     }
 }
 
@@ -36,7 +37,8 @@ fn forwarded(input: &[u8], facts: &SessionFacts<'_>) -> String {
         panic!("not a request: {}", input.escape_ascii());
     };
     let mut out = Vec::new();
-    request.write(&Added { session: &session, request_id: "made-7" }, &mut out);
+    let added = Added { session: &session, request_id: "made-7", begun: None };
+    request.write(&added, &mut out).expect("is forwarded");
     String::from_utf8(out).expect("text")
 }
 

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::registry::FieldChanges;
 
 fn parse(input: &[u8], to_head: bool) -> Result<Parsed<(u16, ResponseFraming, bool)>, Garbled> {
     let mut slots = Slots::default();
@@ -88,6 +89,35 @@ fn what_can_be_read_in_two_ways_is_garbled() {
     ] {
         assert!(parse(head.as_bytes(), false).is_err(), "{head}");
     }
+}
+
+/// What is changed in responses, as lines and as the fields another protocol writes.
+#[test]
+fn a_hostname_changes_final_responses() {
+    let changes = FieldChanges::new(
+        vec![("Strict-Transport-Security".into(), "max-age=1".into())],
+        &["Server".into(), "X-Powered-By".into()],
+    );
+    let of = |input: &str| {
+        let mut slots = Slots::default();
+        let Ok(Parsed::Complete(mut response)) = Response::parse(input.as_bytes(), &LIMITS, &mut slots, false) else {
+            panic!("{input}");
+        };
+        response.changes = Some(&changes);
+        let mut out = Vec::new();
+        response.write(&MODERN, &mut out);
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
+        let lines: String =
+            response.fields().map(|(name, value)| format!("{}: {}\r\n", text(name), text(value))).collect();
+        (text(&out), lines)
+    };
+    let fields = "A: 1\r\nSERVER: x\r\nstrict-transport-security: max-age=0\r\nX_Powered_By: y\r\nB: 2\r\n";
+    let (text, lines) = of(&format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 5\r\n\r\n"));
+    let kept = "A: 1\r\nB: 2\r\nStrict-Transport-Security: max-age=1\r\n";
+    assert_eq!(text, format!("HTTP/1.1 200 OK\r\n{kept}Content-Length: 5\r\n\r\n"));
+    assert_eq!(lines, kept);
+    let (text, lines) = of("HTTP/1.1 103 Early Hints\r\nServer: x\r\n\r\n");
+    assert_eq!((text.as_str(), lines.as_str()), ("HTTP/1.1 103 Early Hints\r\nServer: x\r\n\r\n", "Server: x\r\n"));
 }
 
 #[test]

@@ -30,6 +30,7 @@ pub fn line(stamped: &Stamped, identify: fn(&[u8]) -> Option<Identity>, dropped:
         if !id.is_empty() {
             field("request_id", &text(id), out);
         }
+        optional("trace_id", request.trace_id.map(|id| text(&id)), out);
     }
     field("bytes_in", &(*bytes_in).into(), out);
     field("bytes_out", &(*bytes_out).into(), out);
