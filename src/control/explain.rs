@@ -3,6 +3,8 @@
 //! The record is resolved, the tenant assembled, the chain verified and the rules judged by the code workers run. What a
 //! worker only says in one word is found out beside it (`tls::trace`).
 
+mod sent;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,6 +12,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
+use self::sent::Sent;
 use super::{Failure, assemble};
 use crate::config::Config;
 use crate::policy::{Decision, Facts, Identity, Refusal, Verdict};
@@ -50,6 +53,8 @@ pub struct Answer {
     pub refusal: Option<Refusal>,
     /// What there is to say about the refusal beyond its name.
     pub detail: Option<String>,
+    /// What the origin of a client that is let in gets over HTTP.
+    pub sent: Option<Sent>,
     /// What a refused client sees.
     pub seen: Option<String>,
 }
@@ -183,6 +188,18 @@ fn judge(mut answer: Answer, record: &HostnameRecord, client: &Client, verdict: 
             // The handshake was over before the rules could speak.
             (false, false) => "a closed connection after the handshake, without an alert".into(),
         });
+        return Ok(answer);
+    }
+    if record.mode == Mode::Http {
+        let identity = answer.trace.as_ref().and_then(|trace| trace.links.first());
+        match Sent::of(record, client, verdict, identity) {
+            Ok(sent) => answer.sent = Some(sent),
+            Err(rejected) => {
+                answer.detail = Some(rejected.detail.into());
+                answer = answer.refused(rejected.reason);
+                answer.seen = Some(format!("the status {}", rejected.status));
+            }
+        }
     }
     Ok(answer)
 }
@@ -314,6 +331,9 @@ impl Answer {
                 if let Some(learns) = self.origin_learns() {
                     line("it learns", learns);
                 }
+                for (label, text) in self.sent.iter().flat_map(Sent::lines) {
+                    line(label, text);
+                }
             }
         }
         lines
@@ -342,6 +362,10 @@ impl Answer {
             _ => (None, None),
         };
         let record = self.record.as_ref();
+        let [identity_headers, origin_request, client_response] = match &self.sent {
+            Some(sent) => sent.json().map(Some),
+            None => [None, None, None],
+        };
         json!({
             "let_in": self.refusal.is_none(),
             "refusal": self.refusal.map(Refusal::label),
@@ -362,6 +386,9 @@ impl Answer {
             "rules": self.rule(),
             "origin": record.filter(|_| self.refusal.is_none()).map(|(record, _)| record.origin.name.as_str()),
             "origin_learns": if self.refusal.is_none() { self.origin_learns() } else { None },
+            "identity_headers": identity_headers,
+            "origin_request": origin_request,
+            "client_response": client_response,
         })
     }
 }

@@ -34,6 +34,7 @@
 //! | 350-359 | `handover` | HTTP, redirects and the access log across a hand-over |
 //! | 390-404 | `balance` | which address a request goes to, and which it no longer goes to |
 //! | 420-429 | `headers_identity` | what each set of identity headers says; forwarding headers from those we trust or not |
+//! | 430-449 | `headers_rewrite` | host, path and headers that a hostname changes; traces; the depth of chains; the pages |
 //! | 450-469 | `proxy_protocol` | PROXY headers from balancers, whom to believe, and what origins are told; HAProxy and nginx at both ends |
 //! | 470-489 | `websocket` | WebSockets: every length, fragments, closes, both directions at once, abrupt ends, silence |
 //!
@@ -52,6 +53,7 @@ mod flood;
 mod handover;
 mod harness;
 mod headers_identity;
+mod headers_rewrite;
 mod hello;
 mod http1_basics;
 mod http1_bodies;

@@ -68,6 +68,14 @@ pub(super) fn push_fields(out: &mut String, facts: &SessionFacts<'_>) {
     }
 }
 
+/// The identity fields of a session, names and values: for people who ask what an origin would be told.
+pub fn identity_fields(facts: &SessionFacts<'_>) -> Vec<(String, String)> {
+    let mut lines = String::new();
+    push_fields(&mut lines, facts);
+    let fields = lines.lines().filter_map(|line| line.split_once(": "));
+    fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
 /// Appends a field, unless its value is empty or longer than `most`. Whether it was too long.
 fn push_field(out: &mut String, name: &str, most: usize, push_value: impl FnOnce(&mut String)) -> bool {
     let before = out.len();

@@ -6,6 +6,7 @@ mod names;
 mod session;
 mod trace;
 
+pub use identity::identity_fields;
 pub(in crate::proxy) use names::is_spelling_of;
 pub use names::{Meaning, meaning};
 pub use session::{SessionFacts, SessionFields};

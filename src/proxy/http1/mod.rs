@@ -35,6 +35,15 @@ pub fn judged_path<'s>(path: &'s str, scratch: &'s mut String) -> Result<&'s str
     Ok(target::judge(path, scratch)?)
 }
 
+/// A path as the origin gets it, without the prefix a hostname cuts from it.
+///
+/// # Errors
+///
+/// [`Rejected`] with 404 for a path that is not below the prefix, with 400 for one that could be read in two ways.
+pub fn stripped_path(prefix: &str, path: &str) -> Result<String, Rejected> {
+    target::strip(prefix, path, path).map(|parts| parts.concat())
+}
+
 /// The most fields a head can have, whatever the configuration says.
 ///
 /// Browsers send some 15, chains of proxies some 40. The fields are found in an array on the stack: 8 KiB of it at this
