@@ -9,6 +9,8 @@ DESTDIR ?=
 BUILD_PACKAGES := gcc libc6-dev make
 # What the end-to-end tests drive and compare with.
 TEST_PACKAGES := $(BUILD_PACKAGES) curl openssl nginx-light haproxy wrk nghttp2-client python3 python3-venv sslscan
+# What the suites need that `make test` leaves out.
+CONFORMANCE_PACKAGES := $(TEST_PACKAGES) chromium
 PERF_PACKAGES := $(TEST_PACKAGES) python3 linux-perf
 
 # Debian's Python, for which tests/conformance/requirements.txt has the hashes. Nothing is installed outside target/.
@@ -16,11 +18,11 @@ PYTHON ?= /usr/bin/python3
 CONFORMANCE_VENV := target/conformance-venv
 CONFORMANCE := HOSTWARD=target/debug/hostward $(CONFORMANCE_VENV)/bin/python tests/conformance/run
 # The conformance suites that `make test` runs: all of them but those that need large packages or a checkout.
-TEST_SUITES := scan tls12 tls13
+TEST_SUITES := scan tls12 tls13 http2 clients grpc_calls
 
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help demo test conformance check bench perf build install clean packages-build packages-test packages-perf
+.PHONY: help demo test conformance check bench perf build install clean packages-build packages-test packages-conformance packages-perf
 
 help:
 	@echo "make demo     a working edge with two customers: builds it, checks itself, stays up to be tried"
@@ -47,7 +49,7 @@ else
 endif
 	$(CONFORMANCE) $(TEST_SUITES)
 
-conformance: packages-test $(CONFORMANCE_VENV)/installed
+conformance: packages-conformance $(CONFORMANCE_VENV)/installed
 	$(CARGO) build --locked
 	$(CONFORMANCE) $(CONFORMANCE_ARGS)
 
@@ -106,6 +108,9 @@ packages-build:
 
 packages-test:
 	$(call need,$(TEST_PACKAGES))
+
+packages-conformance:
+	$(call need,$(CONFORMANCE_PACKAGES))
 
 packages-perf:
 	$(call need,$(PERF_PACKAGES))

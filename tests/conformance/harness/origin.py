@@ -74,12 +74,14 @@ class HttpOrigin:
     /echo           the request's body back, and its trailers as trailers
     /status/N       that status and a short body (none for 204 and 304)
     /early/N        N bytes, without reading the request's body
-    /slow           waits until `release()` is called
-    anything else   `hello`
+    /slow           reads the request, and waits until `release()` is called
+    /hold           the same without reading the request's body
+    anything else   what `pages` holds for the path (type and body), or `hello`
     """
 
     def __init__(self):
         self.asked = []
+        self.pages = {}
         self.lock = threading.Lock()
         self.gate = threading.Event()
         origin = self
@@ -101,6 +103,10 @@ class HttpOrigin:
                 asked = Asked(self.command, self.path, list(self.headers.items()))
                 with origin.lock:
                     origin.asked.append(asked)
+                if self.path == "/hold":
+                    origin.gate.wait(SILENCE_S)
+                    self.close_connection = True
+                    return
                 if not self.path.startswith("/early/"):
                     asked.body, asked.trailers = self._body()
                 else:
@@ -124,7 +130,9 @@ class HttpOrigin:
             def _answer(self, asked):
                 kind, _, number = self.path.split("?")[0].strip("/").partition("/")
                 size = int(number) if number.isdigit() else 0
-                if kind == "chunked":
+                if self.path in origin.pages:
+                    self._whole(200, origin.pages[self.path][1], origin.pages[self.path][0])
+                elif kind == "chunked":
                     self._chunked(_pattern(size), (("x-check", str(size)), ("x-empty", "")))
                 elif kind == "echo" and asked.trailers:
                     self._chunked(asked.body, asked.trailers)
@@ -140,8 +148,10 @@ class HttpOrigin:
                 else:
                     self._whole(200, b"hello\n")
 
-            def _whole(self, status, body):
+            def _whole(self, status, body, content_type=None):
                 self.send_response(status)
+                if content_type:
+                    self.send_header("Content-Type", content_type)
                 if status not in (204, 304):
                     self.send_header("Content-Length", str(len(body)))
                 self.end_headers()

@@ -10,9 +10,9 @@ from harness.edges import OFF, REQUEST, REQUIRE, RSA
 from harness.suite import Suite, check, equal
 from harness.tls import (
     ALERT, CERTIFICATE, CERTIFICATE_REQUEST, CERTIFICATE_VERIFY, CLIENT_KEY_EXCHANGE, DATA, ECDSA_P256_SHA256, ECDSA_SHA1,
-    ED25519, EMPTY_CERTIFICATE_12, FINISHED, HANDSHAKE, NEW_SESSION_TICKET, P256, P384, P521, RSA_PKCS1_SHA1,
+    ED25519, EMPTY_CERTIFICATE_12, FINISHED, HANDSHAKE, P256, P384, P521, RSA_PKCS1_SHA1,
     RSA_PKCS1_SHA256, RSA_PSS_SHA256, SCSV, SERVER_HELLO, SUITES_12, TICKET, X25519,
-    Chain, Conversation, Share, handshake_12, hello_12, hello_13, message, point_formats, server_name,
+    Chain, Conversation, Share, handshake_12, hello_12, message, point_formats, server_name,
     signature_algorithms, supported_groups, u8, u16, u24, vec8, vec16, vec24,
 )  # fmt: skip
 

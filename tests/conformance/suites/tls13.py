@@ -9,13 +9,13 @@ import struct
 
 from harness import edges
 from harness.edges import OFF, REQUEST, REQUIRE
-from harness.suite import Failed, Suite, check, equal
+from harness.suite import Suite, check, equal
 from harness.tls import (
     CCS, CERTIFICATE, CERTIFICATE_REQUEST, CERTIFICATE_VERIFY, DATA, ECDSA_P256_SHA256, ECDSA_SHA1, ED25519,
     EMPTY_CERTIFICATE_13, ENCRYPTED_EXTENSIONS, FINISHED, HANDSHAKE, ALERT, KEY_UPDATE, P256, P384, P521, RETRY,
-    RSA_PKCS1_SHA256, RSA_PSS_SHA256, SCHEMES, SERVER_HELLO, X25519,
-    Chain, Conversation, Share, alpn, content_13, handshake_13, hello_12, hello_13, key_shares, message, parse_extensions,
-    psk_modes, server_name, signature_algorithms, supported_groups, supported_versions, u16, u24, u8, vec8, vec16, vec24,
+    RSA_PKCS1_SHA256, RSA_PSS_SHA256, SCHEMES, SERVER_HELLO, WAIT_S, X25519,
+    Chain, Conversation, Share, content_13, handshake_13, hello_13, key_shares, message, parse_extensions,
+    psk_modes, server_name, signature_algorithms, supported_versions, u16, u24, u8, vec8, vec16, vec24,
 )  # fmt: skip
 
 
@@ -27,13 +27,17 @@ def start(place):
     return world
 
 
+# How long a case waits for what is known not to come (expected.toml), seconds.
+EXPECTED_SILENCE_S = 2
+
 SUITE = Suite("tls13", "TLS 1.3, message by message (RFC 8446)", start, edges.stop)
 case = SUITE.case
 
 
-def refused(world, hello, *alerts, **options):
+def refused(world, hello, *alerts, wait_s=WAIT_S, **options):
     """A hello that is answered with one of these alerts."""
     with Conversation(world.address) as talk:
+        talk.socket.settimeout(wait_s)
         talk.send_hello(hello, **options)
         talk.expect_alert(*alerts)
 
@@ -172,7 +176,7 @@ def _(world):
 def _(world):
     hello = hello_13(OFF)
     hello.version = 0x0300
-    refused(world, hello, "protocol_version")
+    refused(world, hello, "protocol_version", wait_s=EXPECTED_SILENCE_S)
 
 
 @case("no-suite-in-common", "4.1.1: no suite of TLS 1.3: handshake_failure")
@@ -462,6 +466,7 @@ def _(world):
 def _(world):
     with Conversation(world.address) as talk:
         talk.hello = hello_13(OFF)
+        talk.socket.settimeout(EXPECTED_SILENCE_S)
         talk.send_raw(u8(HANDSHAKE) + u16(0x0301) + vec16(message(1, bytes(16400))[:16385]))
         talk.expect_alert("record_overflow", "decode_error")
 
@@ -519,6 +524,7 @@ def _(world):
 @case("empty-handshake-record", "5.1: an empty record of type handshake: unexpected_message")
 def _(world):
     talk, _ = established(world)
+    talk.socket.settimeout(EXPECTED_SILENCE_S)
     talk.send(HANDSHAKE, b"")
     talk.expect_alert("unexpected_message", "decode_error")
 
