@@ -369,6 +369,46 @@ fn each_fault_has_its_line() {
         ),
         ("[origin.app]\nurl = 'tcp://h:1'\neject_after = 3", "3:15: eject_after has no meaning for tcp://"),
         ("[origin.app]\nurl = 'http://h:1'\neject_after = 0", "3:15: eject_after must be between 1 and 1000"),
+        ("[origin.app]\nurl = 'http://h:1'\n[origin.app.check]", "3:1: [origin.app.check] needs the key \"kind\""),
+        (
+            "[origin.app]\nurl = 'http://h:1'\ncheck = { kind = 'icmp' }",
+            "3:18: kind must be \"http\" or \"tcp\", not \"icmp\"",
+        ),
+        (
+            "[origin.app]\nurl = 'http://h:1'\ncheck = { kind = 'tcp', path = '/' }",
+            "3:32: path has no meaning for kind = \"tcp\"",
+        ),
+        (
+            "[origin.app]\nurl = 'http://h:1'\ncheck = { kind = 'http', path = 'healthz' }",
+            "3:33: path is \"healthz\", which is no path",
+        ),
+        (
+            "[origin.app]\nurl = 'http://h:1'\ncheck = { kind = 'http', host = 'a b' }",
+            "3:33: host is \"a b\", which is no host",
+        ),
+        (
+            "[origin.app]\nurl = 'http://h:1'\ncheck = { kind = 'http', expect = 100 }",
+            "3:35: expect must be between 200 and 599, not 100",
+        ),
+        (
+            "[origin.app]\nurl = 'http://h:1'\ncheck = { kind = 'http', interval = '1ms' }",
+            "3:37: interval must be between",
+        ),
+        (
+            "[origin.app]\nurl = 'http://h:1'\ncheck = { kind = 'http', unhealthy_after = 0 }",
+            "3:44: unhealthy_after must be between 1 and 720",
+        ),
+        ("[origin.app]\nurl = 'http://h:1'\nrequest_timeout = '1ms'", "3:19: request_timeout must be between"),
+        ("[origin.app]\nurl = 'http://h:1'\nretries = 9", "3:11: retries must be between 0 and 5, not 9"),
+        (
+            "[origin.app]\nurl = 'http://h:1'\nretries = 1\nretry_on_status = [503, 404]",
+            "4:25: retry_on_status must be 502, 503 or 504, not 404",
+        ),
+        (
+            "[origin.app]\nurl = 'http://h:1'\nretry_on_status = 503",
+            "3:19: retry_on_status has no meaning without retries",
+        ),
+        ("[origin.app]\nurl = 'tcp://h:1'\nretries = 1", "3:11: retries has no meaning for tcp://"),
         ("[origin.app]\nurl = 'http://h:1'\nslow_start = '2h'", "3:14: slow_start must be between"),
         ("[origin.app]\nurl = 'tcp://h:1'\nshare = true", "3:9: share has no meaning for tcp://"),
         ("[hostname]\nname = 'a'", "1:1: hostname must be an array of tables, each begun by [[hostname]], not a table"),
@@ -690,13 +730,14 @@ proptest! {
 }
 
 /// Tables and their keys, for [`a_pasted_key_is_never_shown`].
-const ROOT: [(&str, &[&str]); 10] = [
+const ROOT: [(&str, &[&str]); 11] = [
     ("", schema::ROOT_KEYS),
     ("[server]", schema::settings::SERVER_KEYS),
     ("[admin]", schema::settings::ADMIN_KEYS),
     ("", &["'-----BEGIN SECRET'", "origin.'-----BEGIN SECRET'"]),
     ("[tls]", schema::tls::TLS_KEYS),
     ("[origin.app]", schema::origin::ORIGIN_KEYS),
+    ("[origin.app]\n[origin.app.check]", schema::check::CHECK_KEYS),
     ("[[hostname]]", schema::hostname::HOSTNAME_KEYS),
     ("[[hostname]]\n[hostname.client_auth]", schema::hostname::CLIENT_AUTH_KEYS),
     ("[[hostname]]\n[[hostname.rule]]", schema::rule::RULE_KEYS),

@@ -14,6 +14,7 @@
 //! | `reload` | one reload, from the file to the last worker's answer |
 //! | `handover` | a new process takes over from an old one |
 //! | `resolve` | names of origins |
+//! | `checks` | whether the addresses of origins answer |
 //! | `scrape` | what `/metrics` and `/status` show |
 //! | `admin` | the admin server and its client |
 //! | `notify` | what systemd is told |
@@ -21,6 +22,7 @@
 
 pub mod admin;
 pub mod assemble;
+mod checks;
 pub mod explain;
 pub mod handover;
 pub mod listen;

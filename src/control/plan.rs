@@ -33,8 +33,9 @@ pub fn workers(config: &Config, allowed_cpus: &[usize], open_files: Option<u64>)
     Ok((0..count).map(plan).collect())
 }
 
-/// Descriptors kept for what is not a client: rings, the admin server's 2 x 64 connections, files of a reload.
-const DESCRIPTORS_RESERVED: u64 = 192;
+/// Descriptors kept for what is not a client: rings, the admin server's 2 x 64 connections, 64 checks of origins, files of a
+/// reload.
+const DESCRIPTORS_RESERVED: u64 = 256;
 
 /// Descriptors for each listener: the worker's, and the control plane's, which a successor is given.
 const DESCRIPTORS_PER_LISTENER: u64 = 2;
@@ -233,7 +234,7 @@ pub(super) mod tests {
     #[test]
     fn clients_never_take_the_last_descriptors() {
         assert_eq!(connections_within(None, 4, 1), usize::MAX);
-        assert_eq!(connections_within(Some(20_200), 2, 2), 5_000);
+        assert_eq!(connections_within(Some(20_264), 2, 2), 5_000);
         for (open_files, workers) in [(80, 1), (300, 1), (1024, 2), (65_536, 8)] {
             let taken = 2 * workers * connections_within(Some(open_files), workers, 1);
             assert!(taken as u64 <= open_files - open_files.min(2 * DESCRIPTORS_RESERVED) / 2, "{open_files}: {taken}");

@@ -11,6 +11,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 
 use super::admin::{Ask, OwnSocket, ReloadResult, Reloaded};
+use super::checks::{Checks, News};
 use super::handover::{self, Handover};
 use super::reload::{self, Loaded, Reload, Stage, Waiting};
 use super::scrape::{Busy, LastHistograms, Scrape, connections_open, refusals_status, workers_status};
@@ -63,6 +64,8 @@ pub struct Inbox {
 pub enum Internal {
     Loaded(Result<Box<Loaded>, Vec<String>>),
     Refreshed(BTreeSet<String>, Vec<resolve::Answer>),
+    /// Of an address that is checked.
+    Checked(News),
     /// Of the process that takes over from this one.
     Successor(handover::Report),
     /// Of the process this one took over from.
@@ -114,6 +117,7 @@ pub struct Control {
     pub handover: Handover,
     pub published: Arc<Published>,
     pub names: resolve::Names,
+    pub checks: Checks,
     pub phase: Phase,
     /// Connections cut at the drain timeout, so far.
     pub cut: u64,
@@ -138,6 +142,7 @@ impl Control {
     /// A worker that failed: the process must end, so that it never serves half.
     pub async fn serve(mut self) -> Result<Ended, Failure> {
         self.note_snapshot();
+        self.checks.sync(&self.published.snapshot, &self.published.origins);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut ticks = 0u32;
@@ -203,6 +208,8 @@ impl Control {
                 let metrics = ControlMetrics {
                     log_dropped: self.log.dropped(),
                     access_log: self.access.counts(),
+                    addresses_up: self.checks.count() - self.checks.down_count(),
+                    addresses_down: self.checks.down_count(),
                     ..self.metrics.clone()
                 };
                 let scrape = Scrape::begin(&self.workers, &self.shards, &self.busy, metrics, &self.histograms);
@@ -237,6 +244,7 @@ impl Control {
                 return self.drained();
             }
             Internal::Rejudged(loaded) => self.rejudged(loaded),
+            Internal::Checked(news) => self.checked(news),
             Internal::Refreshed(asked, answers) => {
                 self.refreshing = false;
                 self.refreshed = Instant::now();
@@ -255,6 +263,7 @@ impl Control {
             self.busy.sample(now, &self.shards);
         }
         self.rotate_ticket_keys();
+        self.publish_down();
         if !self.refreshing && now.duration_since(self.refreshed) >= resolve::REFRESH {
             self.refresh();
         }
@@ -388,15 +397,55 @@ impl Control {
         if same && ticket_keys.is_none() {
             return;
         }
+        self.checks.sync(&snapshot, &origins);
+        // The same table stays the same `Arc`, by which workers see that there is nothing to compare.
+        let origins = match origins == *self.published.origins {
+            true => Arc::clone(&self.published.origins),
+            false => Arc::new(origins),
+        };
         let ticket_keys = ticket_keys.unwrap_or_else(|| Arc::clone(&self.published.ticket_keys));
-        self.published = Arc::new(Published {
-            snapshot,
-            origins: Arc::new(origins),
-            down: Arc::clone(&self.published.down),
-            ticket_keys,
-        });
+        let down = self.down();
+        self.published = Arc::new(Published { snapshot, origins, down, ticket_keys });
         for worker in &self.workers {
             worker.send(Command::Publish(Arc::clone(&self.published)));
+        }
+    }
+
+    /// What the checks say now. The same table stays the same `Arc`.
+    fn down(&mut self) -> Arc<origins::DownTable> {
+        if std::mem::take(&mut self.checks.changed) {
+            return Arc::new(self.checks.down());
+        }
+        Arc::clone(&self.published.down)
+    }
+
+    /// Publishes what the checks found since the last time. Once a tick at most: a network that fails as a whole brings news
+    /// of every address at once.
+    fn publish_down(&mut self) {
+        if !self.checks.changed {
+            return;
+        }
+        let down = self.down();
+        let Published { snapshot, origins, ticket_keys, .. } = &*self.published;
+        let (snapshot, origins, ticket_keys) = (Arc::clone(snapshot), Arc::clone(origins), Arc::clone(ticket_keys));
+        self.published = Arc::new(Published { snapshot, origins, down, ticket_keys });
+        for worker in &self.workers {
+            worker.send(Command::Publish(Arc::clone(&self.published)));
+        }
+    }
+
+    fn checked(&mut self, news: News) {
+        if !self.checks.learn(&news) {
+            return;
+        }
+        let mut fields =
+            vec![("origin", news.target.origin.into()), ("address", news.target.address.to_string().into())];
+        match news.down {
+            Some(cause) => {
+                fields.push(("cause", cause.into()));
+                self.event(Level::Warn, "origin_down", fields);
+            }
+            None => self.event(Level::Info, "origin_up", fields),
         }
     }
 
@@ -546,6 +595,7 @@ impl Control {
             "refused": refusals_status(&self.shards),
             "workers": workers_status(&self.shards, &self.busy),
             "origins_unresolved": self.names.failing,
+            "origins_down": self.checks.status(),
             "last_reload": last_reload,
         })
     }

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use super::admin::{self, Ask, Listener, OwnSocket};
 use super::assemble::Assembled;
+use super::checks::Checks;
 use super::handover::{AdminAddress, AdminSocket, AdminTasks, Handover, Inherited, Sockets};
 use super::listen::Group;
 use super::reload::{self, Reload};
@@ -167,6 +168,7 @@ pub async fn start(
     };
     let handover = Handover::new(options.program, opened.sockets, admin, predecessor, &internal_sender);
     Ok(Control {
+        checks: Checks::new(internal_sender.clone()),
         path: options.config,
         histograms: Arc::new(Mutex::new(vec![Histograms::default(); running.workers.len()])),
         config: Arc::new(config),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::balancing::Balancing;
+use super::balancing::{Balancing, Check, Retries};
 use super::{Name, Rewrites};
 use crate::policy::{IdentitySets, Rules};
 
@@ -155,8 +155,14 @@ pub struct Origin {
     pub share: bool,
     /// From the request sent to the first byte of the response.
     pub response_timeout: Duration,
+    /// From the head of a request to the end of its response; `None`: as long as it takes.
+    pub request_timeout: Option<Duration>,
+    /// What is sent again.
+    pub retries: Retries,
     /// How its addresses share the work.
     pub balancing: Balancing,
+    /// How its addresses are checked; `None`: they are not.
+    pub check: Option<Check>,
 }
 
 impl Origin {
@@ -181,7 +187,10 @@ impl Origin {
             idle_connections_max: Self::IDLE_CONNECTIONS_DEFAULT,
             share: false,
             response_timeout: Self::RESPONSE_TIMEOUT_DEFAULT,
+            request_timeout: None,
+            retries: Retries::default(),
             balancing: Balancing::default(),
+            check: None,
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use super::labels::{
-    Ejection, GoAway, Limit, OriginConnect, Pool, Protocol, ProxyHeader, Redirect, StatusClass, StreamReset,
+    Ejection, GoAway, Limit, OriginConnect, Pool, Protocol, ProxyHeader, Redirect, Retry, StatusClass, StreamReset,
     TenantCache, Ticket, Timeout, TunnelEnd, Verified, Version,
 };
 use crate::policy::Refusal;
@@ -60,8 +60,8 @@ pub enum Counter {
     RequestRefused(Refusal),
     /// `hostward_origin_pool_total{result}`.
     Pool(Pool),
-    /// `hostward_origin_retries_total`: requests sent again because an idle connection turned out dead.
-    Retry,
+    /// `hostward_origin_retries_total{result}`.
+    Retry(Retry),
     /// `hostward_redirects_total{result}`.
     Redirect(Redirect),
     /// `hostward_proxy_headers_total{result}`.
@@ -93,7 +93,7 @@ const STREAM_RESET: usize = GOAWAY + GoAway::ALL.len();
 const REQUEST_REFUSED: usize = STREAM_RESET + StreamReset::ALL.len();
 const POOL: usize = REQUEST_REFUSED + Refusal::ALL.len();
 const RETRY: usize = POOL + Pool::ALL.len();
-const REDIRECT: usize = RETRY + 1;
+const REDIRECT: usize = RETRY + Retry::ALL.len();
 const PROXY_HEADER: usize = REDIRECT + Redirect::ALL.len();
 const TURNS: usize = PROXY_HEADER + ProxyHeader::ALL.len();
 const COUNTERS: usize = TURNS + 2;
@@ -130,7 +130,7 @@ impl Counter {
             .chain(StreamReset::ALL.iter().copied().map(Self::StreamReset))
             .chain(Refusal::ALL.map(Self::RequestRefused))
             .chain(Pool::ALL.iter().copied().map(Self::Pool))
-            .chain([Self::Retry])
+            .chain(Retry::ALL.iter().copied().map(Self::Retry))
             .chain(Redirect::ALL.iter().copied().map(Self::Redirect))
             .chain(ProxyHeader::ALL.iter().copied().map(Self::ProxyHeader))
             .chain([Self::Turns, Self::BusyMicros])
@@ -162,7 +162,7 @@ impl Counter {
             Self::StreamReset(reason) => STREAM_RESET + reason as usize,
             Self::RequestRefused(reason) => REQUEST_REFUSED + reason as usize,
             Self::Pool(result) => POOL + result as usize,
-            Self::Retry => RETRY,
+            Self::Retry(result) => RETRY + result as usize,
             Self::Redirect(result) => REDIRECT + result as usize,
             Self::ProxyHeader(result) => PROXY_HEADER + result as usize,
             Self::Turns => TURNS,

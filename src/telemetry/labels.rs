@@ -101,6 +101,8 @@ labels! {
         SlowReader => "slow_reader",
         /// `origin.response_timeout`.
         Response => "response",
+        /// `origin.request_timeout`.
+        Request => "request",
     }
 
     /// What became of an attempt to reach an origin (`hostward_origin_connects_total{result}`).
@@ -119,6 +121,16 @@ labels! {
         Unresolved => "unresolved",
         /// No address of the origin could be reached; the client was let go.
         Exhausted => "exhausted",
+    }
+
+    /// What became of a request that might be sent again (`hostward_origin_retries_total{result}`).
+    Retry {
+        /// Sent again: the idle connection it went over turned out dead.
+        Stale => "stale_connection",
+        /// Sent again, as `origin.retries` says.
+        Sent => "sent",
+        /// Not sent again: too many were.
+        BudgetExhausted => "budget_exhausted",
     }
 
     /// Why an address of an origin was left out (`hostward_origin_ejections_total{cause}`).

@@ -42,6 +42,10 @@ pub struct ControlMetrics {
     pub certificate_min_not_after_unix_s: Option<i64>,
     /// Origin names that did not resolve at the last try.
     pub origins_unresolved: u64,
+    /// Addresses of origins whose checks pass, or have not been made.
+    pub addresses_up: u64,
+    /// Addresses of origins whose checks fail.
+    pub addresses_down: u64,
     /// Log lines the control plane dropped because the queue was full.
     pub log_dropped: u64,
     /// What the access log has counted.
@@ -102,7 +106,7 @@ const POOL: Family = Family {
 };
 const RETRIES: Family = Family {
     name: "hostward_origin_retries_total",
-    help: "Requests sent again because an idle origin connection turned out dead.",
+    help: "Requests that might be sent again to their origin, by what became of that.",
 };
 const GOAWAYS: Family =
     Family { name: "hostward_http2_goaways_total", help: "HTTP/2 connections we ended with GOAWAY, by its code." };
@@ -171,6 +175,10 @@ const GENERATION: Family =
     Family { name: "hostward_registry_generation", help: "The registry generation published last." };
 const UNRESOLVED: Family =
     Family { name: "hostward_origins_unresolved", help: "Origin names that did not resolve at the last try." };
+const ADDRESSES: Family = Family {
+    name: "hostward_origin_addresses",
+    help: "Addresses of origins that are checked, by what the checks say.",
+};
 const LOG_DROPPED: Family =
     Family { name: "hostward_log_lines_dropped_total", help: "Log lines that were not written, by log." };
 const LOG_WRITE_ERRORS: Family =
@@ -227,7 +235,7 @@ fn describe(counter: Counter) -> (&'static Family, Vec<Label<'static>>) {
         Counter::StreamReset(reason) => (&STREAM_RESETS, vec![("reason", reason.label())]),
         Counter::RequestRefused(reason) => (&REQUESTS_REFUSED, vec![("reason", reason.label())]),
         Counter::Pool(result) => (&POOL, vec![("result", result.label())]),
-        Counter::Retry => (&RETRIES, vec![]),
+        Counter::Retry(result) => (&RETRIES, vec![("result", result.label())]),
         Counter::Redirect(result) => (&REDIRECTS, vec![("result", result.label())]),
         Counter::ProxyHeader(result) => (&PROXY_HEADERS, vec![("result", result.label())]),
         Counter::Turns => (&TURNS, vec![]),
@@ -320,6 +328,9 @@ fn control(text: &mut Exposition, control: &ControlMetrics) {
     text.single_gauge(&HOSTNAMES, control.hostnames);
     text.single_gauge(&GENERATION, control.generation);
     text.single_gauge(&UNRESOLVED, control.origins_unresolved);
+    text.gauge(&ADDRESSES);
+    text.sample(&ADDRESSES, &[("state", "up")], control.addresses_up);
+    text.sample(&ADDRESSES, &[("state", "down")], control.addresses_down);
     let access = control.access_log;
     text.counter(&LOG_DROPPED);
     text.sample(&LOG_DROPPED, &[("log", "access")], access.dropped);

@@ -300,7 +300,14 @@ async fn run(core: &Rc<Core>, mut commands: Receiver<Command>, events: &Unbounde
 
 fn publish(core: &Rc<Core>, published: Arc<Published>) {
     core.shard.set(Gauge::Generation, published.snapshot.generation);
-    core.origins.update(&published.origins, &published.down, ring::now(), &core.shard);
+    {
+        let before = core.published();
+        if Arc::ptr_eq(&before.origins, &published.origins) {
+            core.origins.update_down(&before.down, &published.down);
+        } else {
+            core.origins.update(&published.origins, &published.down, ring::now(), &core.shard);
+        }
+    }
     let changed = !Arc::ptr_eq(&core.published().snapshot, &published.snapshot);
     if changed {
         core.cache.publish(&published.snapshot);

@@ -73,6 +73,7 @@ pub fn count_late(core: &Core, late: Option<Late>) {
         Late::Silence => Timeout::Tunnel,
         Late::Body => Timeout::BodyRate,
         Late::Reader => Timeout::SlowReader,
+        Late::Request { .. } => Timeout::Request,
     }));
 }
 

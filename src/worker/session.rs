@@ -221,6 +221,9 @@ async fn connect_and_tunnel(
                 address: unreachable.address.as_ref().map(|address| address.key() as &dyn std::fmt::Display),
                 error: unreachable.error().label(),
             });
+            if core.access.enabled() {
+                seen.address.set(unreachable.address.as_ref().and_then(|address| address.key().tcp()));
+            }
             // No close_notify: nothing has ended in order, and the client must not take it for an empty answer.
             return (TunnelEnd::OriginUnreachable, Outgoing::default());
         }

@@ -33,6 +33,7 @@
 //! | 340-349 | `http1_tools` | curl, wrk and h2load in HTTP mode; reload and drain under load |
 //! | 350-359 | `handover` | HTTP, redirects and the access log across a hand-over |
 //! | 390-404 | `balance` | which address a request goes to, and which it no longer goes to |
+//! | 405-419 | `health` | checks of origins; what is told of an answer that did not come; retries and the whole time |
 //! | 420-429 | `headers_identity` | what each set of identity headers says; forwarding headers from those we trust or not |
 //! | 430-449 | `headers_rewrite` | host, path and headers that a hostname changes; traces; the depth of chains; the pages |
 //! | 450-469 | `proxy_protocol` | PROXY headers from balancers, whom to believe, and what origins are told; HAProxy and nginx at both ends |
@@ -54,6 +55,7 @@ mod handover;
 mod harness;
 mod headers_identity;
 mod headers_rewrite;
+mod health;
 mod hello;
 mod http1_basics;
 mod http1_bodies;

@@ -1,4 +1,4 @@
-//! The keys of `[origin.NAME]` that say how its addresses share the work.
+//! The keys of `[origin.NAME]` that say how its addresses share the work, and what is sent to another of them.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -6,13 +6,19 @@ use std::time::Duration;
 use crate::config::reader::{Table, Value, quote};
 use crate::policy::rules::is_token;
 use crate::registry::Scheme;
-use crate::registry::balancing::{Balancing, Policy};
+use crate::registry::balancing::{Balancing, Policy, Retries};
 
 /// From the first failure to the last that a patient operator watches.
 const EJECT_AFTER: RangeInclusive<usize> = 1..=1000;
 
 /// A share that grows for longer than an hour is a plan, not a start.
 const SLOW_START: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+
+/// Each is another wait for the client; beyond a few it has gone.
+const RETRIES: RangeInclusive<usize> = 0..=5;
+
+/// What a gateway says when it has no answer: the next address may have one.
+const RETRY_STATUSES: [usize; 3] = [502, 503, 504];
 
 /// The longest name of a field to hash by.
 const FIELD_BYTES_MAX: usize = 128;
@@ -39,6 +45,29 @@ pub fn balancing(table: &Table<'_>, scheme: Scheme) -> Balancing {
         balancing.slow_start = slow_start;
     }
     balancing
+}
+
+/// Reads `retries` and `retry_on_status`.
+pub fn retries(table: &Table<'_>) -> Retries {
+    let mut retries = Retries::default();
+    if let Some(max) = table.get("retries").and_then(|value| value.integer(&RETRIES)) {
+        retries.max = u32::try_from(max).unwrap_or_default();
+    }
+    let Some(statuses) = table.get("retry_on_status") else { return retries };
+    for value in statuses.one_or_more() {
+        let Some(status) = value.integer(&(100..=599)) else { continue };
+        if RETRY_STATUSES.contains(&status) {
+            retries.on_status.extend(u16::try_from(status));
+        } else {
+            value.error(format!(
+                "must be 502, 503 or 504, not {status}: every other status is an answer to this request"
+            ));
+        }
+    }
+    if retries.max == 0 {
+        statuses.error("has no meaning without retries; write retries = 1 or more, or remove it");
+    }
+    retries
 }
 
 /// A word, or a table with what to hash.

@@ -4,6 +4,7 @@
 //! nobody uses, because a file with errors makes no configuration.
 
 mod balancing;
+pub(super) mod check;
 pub(super) mod hostname;
 pub(super) mod origin;
 pub(super) mod rewrite;

@@ -12,7 +12,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::balancing::balancing;
+use super::balancing::{balancing, retries};
+use super::check::check;
 use super::settings::SOCKET_PATH_BYTES_MAX;
 use crate::config::reader::{Value, quote};
 use crate::registry::{Mode, Name, Origin, OriginAddress, ProxyProtocol, Scheme};
@@ -27,6 +28,10 @@ pub const ORIGIN_KEYS: &[&str] = &[
     "balance",
     "eject_after",
     "slow_start",
+    "check",
+    "request_timeout",
+    "retries",
+    "retry_on_status",
 ];
 
 /// From a neighbour in the rack to the longest that a client waits.
@@ -108,8 +113,15 @@ pub fn origin(value: Value<'_>) -> Option<Arc<Origin>> {
     if let Some(timeout) = table.get("response_timeout").and_then(|value| value.duration(&RESPONSE_TIMEOUT)) {
         origin.response_timeout = timeout;
     }
+    if let Some(value) = table.get("request_timeout").filter(|value| value.as_word() != Some("off")) {
+        origin.request_timeout = value.duration(&RESPONSE_TIMEOUT);
+    }
+    origin.retries = retries(&table);
     origin.balancing = balancing(&table, origin.scheme);
-    for key in ["idle_connections_per_worker", "share", "response_timeout"] {
+    origin.check = table.get("check").and_then(|value| check(value, name));
+    let of_requests =
+        ["idle_connections_per_worker", "share", "response_timeout", "request_timeout", "retries", "retry_on_status"];
+    for key in of_requests {
         if let Some(value) = table.get(key).filter(|_| origin.scheme == Scheme::Tcp) {
             value.error("has no meaning for tcp://, where each client has a connection of its own; remove it");
         }

@@ -100,6 +100,7 @@ pub fn answer(
     head_only: bool,
     out: &mut Vec<u8>,
 ) -> bool {
+    debug_assert!(proxy_status.is_some() || !matches!(status, 502..=504), "a gateway error never hides its cause");
     let fields = |out: &mut Vec<u8>| {
         if let Some(error) = proxy_status {
             let _ = write!(out, "Proxy-Status: hostward; error={}\r\n", error.label());
@@ -181,7 +182,8 @@ mod tests {
         use crate::proxy::http1::{HeadLimits, Parsed, Response, ResponseFraming, Slots};
         let statuses = [400, 403, 404, 405, 408, 413, 417, 421, 431, 500, 501, 502, 503, 504, 505];
         for (status, keep_alive) in statuses.into_iter().flat_map(|status| [(status, false), (status, true)]) {
-            let (text, stays) = text(status, None, keep_alive, false);
+            let error = matches!(status, 502..=504).then_some(ProxyError::ConnectionTerminated);
+            let (text, stays) = text(status, error, keep_alive, false);
             let mut slots = Slots::default();
             let limits = HeadLimits { bytes_max: 4096, fields_max: 16 };
             let Ok(Parsed::Complete(response)) = Response::parse(text.as_bytes(), &limits, &mut slots, false) else {

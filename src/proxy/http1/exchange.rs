@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 
 use super::client::Gone;
 use super::downstream::{Downstream, Ending};
-use super::reply::{Asked, Reply};
+use super::reply::{Asked, Fate, Reply};
 use super::{BadBody, Body, Framing, HeadLimits, ProxyError, Slots};
 use crate::proxy::buffers::GATHER_BYTES;
 use crate::proxy::origin::{Address, Lease, Origins, Place, Unreachable};
 use crate::registry::Origin;
 use crate::ring::{self, Receive, Sleep, Socket};
-use crate::telemetry::counters::{Counter, Pool, Shard};
+use crate::telemetry::counters::{Counter, Pool, Retry, Shard};
 use crate::telemetry::histograms::Histograms;
 use crate::tls::Tenant;
 
@@ -131,6 +131,8 @@ pub enum Late {
     Body,
     /// The client takes its response too slowly.
     Reader,
+    /// The whole took too long; `of_client`: the client was waited for at the time.
+    Request { of_client: bool },
 }
 
 /// Sends a request and passes the response on.
@@ -143,7 +145,9 @@ pub async fn run<D: Downstream>(
 ) -> Ended {
     let origin = &tenant.record.origin;
     let began = ring::now();
-    let nobody_read = order.framing == Framing::None;
+    let deadline = origin.request_timeout.map(|timeout| began + timeout);
+    let may_repeat = order.idempotent && order.framing == Framing::None;
+    let mut retries_left = if may_repeat { origin.retries.max } else { 0 };
     let mut body = Body::request(order.framing, setting.limits.body_bytes_max, false);
     let mut up = std::mem::take(&mut order.head);
     if let Err(bad) = first_piece(client, &mut body, &mut up) {
@@ -152,39 +156,49 @@ pub async fn run<D: Downstream>(
     let mut facts = Facts::default();
     let mut tried = Vec::new();
     loop {
-        let unreachable = |unreachable: Unreachable, facts: Facts| {
-            let address = unreachable.address.as_ref().and_then(|address| address.key().tcp());
-            let facts = Facts { address, ..facts };
-            Ended::early(End::Unanswered(unreachable.error()), unreachable.address, facts)
+        let found = match pooled(setting, tenant, &order, &tried, facts.retried) {
+            Ok(Ok(lease)) => Ok(lease),
+            Ok(Err(place)) => {
+                let connecting = connect(setting, tenant, place, &order, &mut tried, deadline);
+                match watched(client, connecting).await {
+                    Ok(result) => result.map(|(lease, took)| {
+                        facts.connect = Some(took);
+                        lease
+                    }),
+                    Err(gone) => return Ended::early(End::Gone(gone), None, facts),
+                }
+            }
+            Err(unreachable) => Err(unreachable),
         };
-        let lease = match pooled(setting, tenant, &order, &tried, facts.retried) {
-            Ok(Ok(lease)) => lease,
-            Ok(Err(place)) => match watched(client, connect(setting, tenant, place, &order, &mut tried)).await {
-                Ok(Ok((lease, took))) => {
-                    facts.connect = Some(took);
-                    lease
-                }
-                Ok(Err(error)) => {
-                    client.buffers().keep_plain(up);
-                    return unreachable(error, facts);
-                }
-                Err(gone) => return Ended::early(End::Gone(gone), None, facts),
-            },
-            Err(error) => {
+        let lease = match found {
+            Ok(lease) => lease,
+            Err(unreachable) => {
                 client.buffers().keep_plain(up);
-                return unreachable(error, facts);
+                facts.address = unreachable.address.as_ref().and_then(|address| address.key().tcp());
+                let late = unreachable.out_of_time.then_some(Late::Request { of_client: false });
+                let end = End::Unanswered(unreachable.error());
+                return Ended { late, ..Ended::early(end, unreachable.address, facts) };
             }
         };
         facts.address = lease.address().key().tcp();
-        // One safe retry (DECISIONS 24): a connection that was idle may have been closed at the very moment.
-        let retriable = lease.reused && order.idempotent && nobody_read;
+        if origin.retries.max > 0 && !facts.retried {
+            setting.origins.earn_retry(&lease);
+        }
+        let withhold = |status: u16| {
+            retries_left > 0
+                && origin.retries.on_status.contains(&status)
+                && setting.origins.may_retry(&lease, setting.shard)
+        };
         let flight = Flight {
             setting,
             client,
             origin: &lease.socket,
             order: &order,
             response_timeout: origin.response_timeout,
-            retriable,
+            deadline,
+            // One safe retry (DECISIONS 24): a connection that was idle may have been closed at the very moment.
+            retriable: may_repeat && (lease.reused || retries_left > 0),
+            withhold: &withhold,
             body: RefCell::new(body),
             reply: RefCell::new(
                 Reply::new(order.asked, setting.limits.head).rewritten(tenant.record.rewrites.as_ref()),
@@ -199,10 +213,29 @@ pub async fn run<D: Downstream>(
         };
         let landed = flight.fly(up, sleep).await;
         let Flight { body: left, reply, request_sent, first_byte, spare, .. } = flight;
-        if matches!(landed, Landed::Dead) && retriable {
-            setting.shard.count(Counter::Retry);
+        let (reply, spare) = (reply.into_inner(), spare.into_inner());
+        let is_stale = matches!(landed, Landed::Dead) && lease.reused;
+        // What is sent again was sent whole, and nothing has come of it.
+        let again = !spare.is_empty()
+            && match landed {
+                Landed::Withheld => true,
+                Landed::Dead if lease.reused => true,
+                Landed::Dead | Landed::Late(Late::Response) if retries_left > 0 && !reply.started => {
+                    setting.origins.may_retry(&lease, setting.shard)
+                }
+                _ => false,
+            };
+        report(setting, origin, &lease, &landed, reply.status);
+        if again {
+            if is_stale {
+                setting.shard.count(Counter::Retry(Retry::Stale));
+            } else {
+                retries_left -= 1;
+                tried.push(Rc::clone(lease.address()));
+                lease.socket.reset_on_close();
+            }
             facts.retried = true;
-            (up, body) = (spare.into_inner(), left.into_inner());
+            (up, body) = (spare, left.into_inner());
             continue;
         }
         if let Some(at) = first_byte.get() {
@@ -210,10 +243,9 @@ pub async fn run<D: Downstream>(
             setting.histograms.borrow_mut().origin.record_us(took.as_micros() as u64);
             facts.response = Some(took);
         }
-        client.buffers().keep_plain(spare.into_inner());
-        let (reply, body) = (reply.into_inner(), left.into_inner());
+        client.buffers().keep_plain(spare);
+        let body = left.into_inner();
         (facts.in_bytes, facts.out_bytes) = (body.passed_bytes(), reply.body_bytes);
-        report(setting, origin, &lease, &landed, reply.status);
         return Ended { facts, ..conclude(setting, tenant, lease, landed, reply, body, request_sent.get()) };
     }
 }
@@ -263,10 +295,19 @@ async fn connect(
     place: Place,
     order: &Order,
     tried: &mut Vec<Rc<Address>>,
+    deadline: Option<Instant>,
 ) -> Result<(Lease, Duration), Unreachable> {
     let began = ring::now();
     let origin = &tenant.record.origin;
-    let lease = setting.origins.connect(place, origin, order.balance_key, tried, setting.shard).await?;
+    let address = Rc::clone(place.address());
+    let connecting = setting.origins.connect(place, origin, order.balance_key, tried, setting.shard);
+    let lease = match deadline {
+        None => connecting.await?,
+        Some(deadline) => match ring::timeout_at(deadline, connecting).await {
+            Ok(result) => result?,
+            Err(ring::Elapsed) => return Err(Unreachable::out_of_time(address)),
+        },
+    };
     let took = Instant::now().saturating_duration_since(began);
     setting.histograms.borrow_mut().origin_connect.record_us(took.as_micros() as u64);
     lease.socket.set_receive(Receive::Stream);
@@ -276,6 +317,7 @@ async fn connect(
 /// Tells the balance what an exchange says about the address: whether it answers, or the error is ours to make.
 fn report(setting: &Setting<'_>, origin: &Origin, lease: &Lease, landed: &Landed, status: u16) {
     let error = match landed {
+        Landed::Withheld => return setting.origins.answered(lease, origin, setting.shard),
         _ if status != 0 => return setting.origins.answered(lease, origin, setting.shard),
         // An idle connection that was closed says nothing: the request did not reach the origin.
         Landed::Dead if lease.reused => return,
@@ -310,6 +352,8 @@ enum Landed {
     BrokenOff,
     /// What the origin sent is no response.
     Garbled,
+    /// The response is not passed on: the request is sent again.
+    Withheld,
     Late(Late),
     Bad(BadBody),
     Gone(Gone),
@@ -349,7 +393,7 @@ fn conclude(
         }
         Landed::Switched | Landed::Dead => ended(broken(ProxyError::ConnectionTerminated)),
         Landed::Unfinished | Landed::BrokenOff => ended(broken(ProxyError::HttpResponseIncomplete)),
-        Landed::Garbled => ended(broken(ProxyError::HttpProtocolError)),
+        Landed::Garbled | Landed::Withheld => ended(broken(ProxyError::HttpProtocolError)),
         Landed::Bad(bad) => ended(if status == 0 { End::Refused(status_of(bad)) } else { End::BrokenOff }),
         Landed::Gone(gone) => ended(End::Gone(gone)),
         Landed::Late(late) => Ended {
@@ -358,6 +402,8 @@ fn conclude(
                 Late::Body if status == 0 => End::Refused(408),
                 Late::Body => End::BrokenOff,
                 Late::Reader => End::SlowReader,
+                Late::Request { of_client: true } if status == 0 => End::Refused(408),
+                Late::Request { .. } => broken(ProxyError::HttpResponseTimeout),
             },
             status,
             late: Some(late),
@@ -374,6 +420,10 @@ struct Flight<'a, D> {
     origin: &'a Socket,
     order: &'a Order,
     response_timeout: Duration,
+    /// When the whole has taken too long.
+    deadline: Option<Instant>,
+    /// Whether a response of this status is not passed on, because the request will be sent again.
+    withhold: &'a dyn Fn(u16) -> bool,
     /// What was sent is kept until the response begins, to be sent again.
     retriable: bool,
     body: RefCell<Body>,
@@ -546,7 +596,7 @@ impl<D: Downstream> Flight<'_, D> {
             }
             let mut gathered = gathered.borrow_mut();
             let mut sink = self.client.sink(&mut gathered);
-            self.reply.borrow_mut().take(bytes, self.setting.slots, &|status| self.may_keep(status), &mut sink)
+            self.reply.borrow_mut().take(bytes, self.setting.slots, &|status| self.fate(status), &mut sink)
         };
         let mut received = self.origin.poll_receive(cx, take);
         loop {
@@ -554,6 +604,7 @@ impl<D: Downstream> Flight<'_, D> {
             let mut reply = self.reply.borrow_mut();
             match received {
                 Poll::Ready(Ok(Some(Ok(())))) if reply.is_done() => return Poll::Ready(Some(Landed::Whole)),
+                Poll::Ready(Ok(Some(Ok(())))) if reply.is_withheld() => return Poll::Ready(Some(Landed::Withheld)),
                 Poll::Ready(Ok(Some(Ok(())))) if reply.has_switched() => return Poll::Ready(Some(Landed::Switched)),
                 Poll::Ready(Ok(Some(Ok(())))) if bytes >= GATHER_BYTES => return Poll::Ready(None),
                 Poll::Ready(Ok(Some(Ok(())))) => {}
@@ -580,6 +631,14 @@ impl<D: Downstream> Flight<'_, D> {
         }
     }
 
+    /// What becomes of a response of this status. A request that is not with the origin yet is not sent again.
+    fn fate(&self, status: u16) -> Fate {
+        if self.request_sent.get() && (self.withhold)(status) {
+            return Fate::Withhold;
+        }
+        Fate::PassOn { keep_alive: self.may_keep(status) }
+    }
+
     /// Whether the client's connection may stay open after a response of this status.
     fn may_keep(&self, status: u16) -> bool {
         let wanted = self.order.keep_alive && !(self.setting.draining)() && self.client.may_ask_more();
@@ -600,6 +659,17 @@ impl<D: Downstream> Flight<'_, D> {
 
     /// When the exchange has taken too long, and whose fault it is then.
     fn due(&self) -> (Instant, Late) {
+        let due = self.next_due();
+        match self.deadline {
+            Some(deadline) if deadline <= due.0 => {
+                let of_client = self.waiting.get().is_some() && !self.is_excused();
+                (deadline, Late::Request { of_client })
+            }
+            _ => due,
+        }
+    }
+
+    fn next_due(&self) -> (Instant, Late) {
         let limits = &self.setting.limits;
         let pace = |bytes: u64| match limits.min_body_rate {
             Some(rate) => RATE_GRACE + Duration::from_secs(bytes / rate.max(1)),

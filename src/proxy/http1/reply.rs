@@ -50,6 +50,15 @@ pub trait Sink {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Unintelligible(pub &'static str);
 
+/// What becomes of a final response, by its status.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// It is the client's, whose connection may stay open or not.
+    PassOn { keep_alive: bool },
+    /// The request is sent again instead.
+    Withhold,
+}
+
 /// How far the response is.
 enum Stage {
     Head,
@@ -57,6 +66,8 @@ enum Stage {
     Done,
     /// The connection is a WebSocket from here on.
     Switched,
+    /// The response is not passed on.
+    Withheld,
 }
 
 /// A response on its way.
@@ -116,12 +127,17 @@ impl Reply {
         matches!(self.stage, Stage::Switched)
     }
 
+    /// Whether there is a response, and it is not passed on.
+    pub fn is_withheld(&self) -> bool {
+        matches!(self.stage, Stage::Withheld)
+    }
+
     /// What the origin sent behind its switch.
     pub fn take_leftover(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.carry)
     }
 
-    /// Takes bytes of the origin. `may_keep` says, for a status, whether the client's connection may stay open.
+    /// Takes bytes of the origin. `fate` says what becomes of a response of this status.
     ///
     /// # Errors
     ///
@@ -130,7 +146,7 @@ impl Reply {
         &mut self,
         bytes: &[u8],
         slots: &RefCell<Slots>,
-        may_keep: &dyn Fn(u16) -> bool,
+        fate: &dyn Fn(u16) -> Fate,
         sink: &mut impl Sink,
     ) -> Result<(), Unintelligible> {
         self.started |= !bytes.is_empty();
@@ -138,12 +154,12 @@ impl Reply {
             return self.body(bytes, sink);
         }
         if self.carry.is_empty() {
-            let consumed = self.heads(bytes, slots, may_keep, sink)?;
+            let consumed = self.heads(bytes, slots, fate, sink)?;
             return self.rest(&bytes[consumed..], sink);
         }
         let mut carry = std::mem::take(&mut self.carry);
         carry.extend_from_slice(bytes);
-        let consumed = self.heads(&carry, slots, may_keep, sink)?;
+        let consumed = self.heads(&carry, slots, fate, sink)?;
         self.rest(&carry[consumed..], sink)
     }
 
@@ -155,6 +171,7 @@ impl Reply {
                 Ok(())
             }
             Stage::Body(_) | Stage::Done => self.body(bytes, sink),
+            Stage::Withheld => Ok(()),
         }
     }
 
@@ -163,7 +180,7 @@ impl Reply {
         &mut self,
         bytes: &[u8],
         slots: &RefCell<Slots>,
-        may_keep: &dyn Fn(u16) -> bool,
+        fate: &dyn Fn(u16) -> Fate,
         sink: &mut impl Sink,
     ) -> Result<usize, Unintelligible> {
         let mut consumed = 0;
@@ -199,7 +216,13 @@ impl Reply {
                 }
                 continue;
             }
-            let keep_alive = may_keep(response.status);
+            let keep_alive = match fate(response.status) {
+                Fate::PassOn { keep_alive } => keep_alive,
+                Fate::Withhold => {
+                    self.stage = Stage::Withheld;
+                    return Ok(consumed);
+                }
+            };
             self.keeps_client = sink.head(&response, keep_alive);
             self.has_spoken = true;
             self.keeps_origin = response.keep_alive;
@@ -242,7 +265,7 @@ impl Reply {
         let whole = match &mut self.stage {
             Stage::Done => true,
             Stage::Body(body) => body.end_of_stream().is_ok(),
-            Stage::Head | Stage::Switched => false,
+            Stage::Head | Stage::Switched | Stage::Withheld => false,
         };
         if whole {
             self.stage = Stage::Done;

@@ -17,11 +17,12 @@ use crate::proxy::http1::ProxyError;
 use crate::registry::origins::{DownTable, OriginTable, ResolvedAddress};
 use crate::registry::{HostnameRecord, Origin, RecordId};
 use crate::ring::{self, Socket};
-use crate::telemetry::counters::{Counter, Ejection, Gauge, OriginConnect, Shard, Timeout};
+use crate::telemetry::counters::{Counter, Ejection, Gauge, OriginConnect, Retry, Shard, Timeout};
 use crate::tls::Tenant;
 
 use super::Address;
-use super::balance::{Ask, Balance, Taken, hash};
+use super::balance::{Ask, Balance, Choice, Taken, hash};
+use super::budget::Budget;
 use super::pool::Pool;
 use super::tell::Tell;
 
@@ -33,6 +34,7 @@ const ATTEMPTS_MAX: usize = 3;
 #[derive(Default)]
 pub struct Upstream {
     balance: RefCell<Balance<ResolvedAddress>>,
+    budget: RefCell<Budget>,
     pool: Pool,
 }
 
@@ -45,9 +47,20 @@ pub struct Unreachable {
     pub address: Option<Rc<Address>>,
     /// The checks had said that every address is down.
     pub all_down: bool,
+    /// The request as a whole took too long.
+    pub out_of_time: bool,
 }
 
 impl Unreachable {
+    fn new(last: OriginConnect, address: Option<Rc<Address>>, all_down: bool) -> Self {
+        Self { last, address, all_down, out_of_time: false }
+    }
+
+    /// No connection was made while the request had time.
+    pub fn out_of_time(address: Rc<Address>) -> Self {
+        Self { out_of_time: true, ..Self::new(OriginConnect::TimedOut, Some(address), false) }
+    }
+
     /// What the client is told.
     pub fn error(&self) -> ProxyError {
         match self.last {
@@ -67,6 +80,13 @@ impl Unreachable {
 pub struct Place {
     upstream: Rc<Upstream>,
     taken: Taken<ResolvedAddress>,
+}
+
+impl Place {
+    /// Where it is.
+    pub fn address(&self) -> &Rc<Address> {
+        self.taken.slot()
+    }
 }
 
 /// A connection to an origin, for one exchange or one tunnel.
@@ -127,6 +147,7 @@ impl Origins {
         upstreams.retain(|name, upstream| {
             let stays = table.contains_key(name);
             if !stays {
+                upstream.balance.borrow_mut().replace([], |_| false, now_ms);
                 count_idle(shard, upstream.pool.len(), 0);
             }
             stays
@@ -145,6 +166,18 @@ impl Origins {
         }
         let ejected = upstreams.values().map(|upstream| upstream.balance.borrow().ejected()).sum::<usize>();
         shard.set(Gauge::EjectedOrigins, ejected as u64);
+    }
+
+    /// Takes what the checks say of addresses that are as they were.
+    pub fn update_down(&self, before: &DownTable, down: &DownTable) {
+        let upstreams = self.upstreams.borrow();
+        let now_ms = self.now_ms();
+        for name in before.keys().chain(down.keys()) {
+            if let Some(upstream) = upstreams.get(name) {
+                let is_down = |address: &ResolvedAddress| down.get(name).is_some_and(|down| down.contains(address));
+                upstream.balance.borrow_mut().mark_down(is_down, now_ms);
+            }
+        }
     }
 
     /// Closes idle connections of hostnames whose record is not as it was.
@@ -203,7 +236,11 @@ impl Origins {
         shard: &Shard,
     ) -> Result<Place, Unreachable> {
         let upstream = self.upstreams.borrow().get(&origin.name).cloned();
+        let sole = upstream.as_ref().and_then(|upstream| upstream.balance.borrow().sole().cloned());
         let choice = upstream.and_then(|upstream| {
+            if let Some(slot) = sole {
+                return Some((upstream, Choice { slot, in_panic: false }));
+            }
             let ask = Ask {
                 policy: &origin.balancing.policy,
                 key,
@@ -217,7 +254,7 @@ impl Origins {
         });
         let Some((upstream, choice)) = choice else {
             shard.count(Counter::OriginConnect(OriginConnect::Unresolved));
-            return Err(Unreachable { last: OriginConnect::Unresolved, address: None, all_down: false });
+            return Err(Unreachable::new(OriginConnect::Unresolved, None, false));
         };
         if choice.in_panic {
             shard.count(Counter::OriginPanic);
@@ -306,14 +343,26 @@ impl Origins {
                 }
             }
             count(OriginConnect::Exhausted);
-            return Err(Unreachable { last, address: Some(address), all_down });
+            return Err(Unreachable::new(last, Some(address), all_down));
         }
+    }
+
+    /// A request that may be sent again begins: it adds to what may be.
+    pub fn earn_retry(&self, lease: &Lease) {
+        lease.upstream.budget.borrow_mut().earn();
+    }
+
+    /// Whether a request may be sent again now, which is counted.
+    pub fn may_retry(&self, lease: &Lease, shard: &Shard) -> bool {
+        let may = lease.upstream.budget.borrow_mut().spend(self.now_ms());
+        shard.count(Counter::Retry(if may { Retry::Sent } else { Retry::BudgetExhausted }));
+        may
     }
 
     /// An exchange at this address was answered.
     pub fn answered(&self, lease: &Lease, origin: &Origin, shard: &Shard) {
         let address = lease.address();
-        if address.answered(self.now_ms()) {
+        if !address.is_well() && address.answered(self.now_ms()) {
             self.came_back(origin, address, shard);
         }
     }

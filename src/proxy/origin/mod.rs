@@ -1,6 +1,7 @@
 //! Origins: which address next, a connection to it, and the connections kept for the next request.
 
 pub mod balance;
+pub mod budget;
 pub mod connect;
 pub mod pool;
 pub mod tell;

@@ -91,20 +91,40 @@ impl<K: Eq + std::hash::Hash> Balance<K> {
             if known == Some(self.cursor) {
                 cursor = Some(self.slots.len());
             }
-            let is_down = down(&key);
             let slot = match known {
                 Some(index) => Rc::clone(&before[index]),
                 None => Rc::new(Slot::new(key)),
             };
             // One that joins others is as new to its work as one that comes back.
-            let joins = known.is_none() && !before.is_empty();
-            if joins || (slot.is_down() && !is_down) {
+            if known.is_none() && !before.is_empty() {
+                slot.begin_slowly(now_ms);
+            }
+            self.slots.push(slot);
+        }
+        for slot in before.iter().filter(|slot| !self.slots.iter().any(|stays| Rc::ptr_eq(stays, slot))) {
+            slot.forget();
+        }
+        self.cursor = cursor.unwrap_or(0);
+        self.mark_down(down, now_ms);
+    }
+
+    /// Takes what the checks say of the addresses.
+    pub fn mark_down(&mut self, down: impl Fn(&K) -> bool, now_ms: u64) {
+        for slot in &self.slots {
+            let is_down = down(slot.key());
+            if slot.is_down() && !is_down {
                 slot.begin_slowly(now_ms);
             }
             slot.set_down(is_down);
-            self.slots.push(slot);
         }
-        self.cursor = cursor.unwrap_or(0);
+    }
+
+    /// The only address there is, if nothing is wrong with it: then there is no choice to make.
+    pub fn sole(&self) -> Option<&Rc<Slot<K>>> {
+        match &self.slots[..] {
+            [slot] if !slot.is_down() && slot.ejected().is_none() => Some(slot),
+            _ => None,
+        }
     }
 
     /// The address for an exchange; `None` only if there are none.

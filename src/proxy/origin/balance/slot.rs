@@ -55,6 +55,8 @@ pub struct Slot<K> {
     returned: Cell<Option<Returned>>,
     /// The checks of the control plane say that it is down.
     down: Cell<bool>,
+    /// The origin does not have it any more: reports of exchanges that are still under way mean nothing.
+    gone: Cell<bool>,
     /// Since when its share grows; `None`: it is whole.
     slow_since_ms: Cell<Option<u64>>,
     /// Thousandths of a turn earned while the share is small.
@@ -94,6 +96,7 @@ impl<K: Hash> Slot<K> {
             ejected: Cell::default(),
             returned: Cell::default(),
             down: Cell::default(),
+            gone: Cell::default(),
             slow_since_ms: Cell::default(),
             credit: Cell::default(),
         }
@@ -126,6 +129,11 @@ impl<K> Slot<K> {
 
     pub(super) fn set_down(&self, down: bool) {
         self.down.set(down);
+    }
+
+    pub(super) fn forget(&self) {
+        self.gone.set(true);
+        self.ejected.set(None);
     }
 
     /// Whether an exchange may go there: it is up, or due for a trial.
@@ -178,6 +186,7 @@ impl<K> Slot<K> {
     /// A connection to it could not be made. Returns the ejection that follows, if one begins or goes on.
     pub fn connect_failed(&self, now_ms: u64) -> Option<Ejected> {
         match self.ejected.get() {
+            _ if self.gone.get() => None,
             Some(ejected) => self.trial_failed(ejected, true, now_ms),
             None => Some(self.eject(true, now_ms)),
         }
@@ -186,6 +195,7 @@ impl<K> Slot<K> {
     pub(super) fn response_failed(&self, now_ms: u64, eject_after: Option<u32>) -> Option<Ejected> {
         self.failures.set(self.failures.get().saturating_add(1));
         match self.ejected.get() {
+            _ if self.gone.get() => None,
             Some(ejected) => self.trial_failed(ejected, false, now_ms),
             None if eject_after.is_some_and(|after| self.failures.get() >= after) => Some(self.eject(false, now_ms)),
             None => None,
@@ -215,6 +225,11 @@ impl<K> Slot<K> {
     /// A connection to it was made. Whether it has come back by that: one whose exchanges failed must answer.
     pub fn connected(&self, now_ms: u64) -> bool {
         self.ejected.get().is_some_and(|ejected| ejected.by_connect) && self.come_back(now_ms)
+    }
+
+    /// Whether an answer is no news: nothing has failed since the last one.
+    pub fn is_well(&self) -> bool {
+        self.failures.get() == 0 && self.ejected.get().is_none()
     }
 
     /// An exchange was answered. Whether it has come back by that.

@@ -239,7 +239,7 @@ fn a_new_list_keeps_what_is_known_and_the_turn() {
     balance.replace(['x', 'b', 'a'], |_| false, 1);
     assert_eq!(picks(&mut balance, 1, 4), "axax", "b is still out, and it was the turn of a");
     // Reports about an address that is gone are passed over.
-    assert!(c.connect_failed(1).is_some());
+    assert!(c.connect_failed(1).is_none() && !c.answered(1));
     assert_eq!((balance.len(), balance.ejected()), (3, 1));
     balance.replace([], |_| false, 2);
     assert!(balance.choose(&ask(&Policy::RoundRobin, 2)).is_none() && balance.is_empty() && !balance.is_down());
