@@ -10,7 +10,7 @@ use rustls::AlertDescription as Alert;
 use serde_json::Value;
 
 use crate::harness::http::{Head, Http, HttpOrigin};
-use crate::harness::process::{HOSTWARD, run};
+use crate::harness::process::{HOSTWARD, run, tool};
 use crate::harness::{ACME, Client, Edge, End, Origin, SOON, Tls, World, wait};
 
 fn connect(client: &Client, edge: &Edge) -> Http {
@@ -145,13 +145,13 @@ fn t432_responses_are_rewritten() {
             assert_eq!(answer.body.text(), "hello");
         }
     }
+    assert_eq!(origin.accepted(), 1, "one pooled connection carried them all");
     // What changes is in force for the next request of an open connection.
     edge.reconfigure(|settings| {
         settings.named(ACME).lines = vec!["response_headers = { X-Env = \"next\" }".into()];
     });
     let answer = http.get(ACME, "/chunked");
     assert_eq!((answer.head.get("x-env"), answer.head.get("server")), (Some("next"), Some("nginx")));
-    assert_eq!(origin.accepted(), 1, "one pooled connection carried them all");
 }
 
 /// 433: a trace that is well-formed passes, a malformed one does not; with sampling one begins where there is none, and the
@@ -364,4 +364,84 @@ fn t437_the_pages_configurations_are_good() {
     {
         assert!(text.contains(&format!("auth-tls-{annotation}")), "{annotation}");
     }
+}
+
+/// 438: over HTTP/2 all of it holds alike: identities, rewriting, traces, what is not there, and response headers.
+#[test]
+fn t438_http2_is_rewritten_alike() {
+    let Some(curl) = tool("curl") else { return };
+    let world = World::new();
+    let origin = HttpOrigin::mirror();
+    let host = world
+        .http_host(ACME, &origin)
+        .require(&[&world.acme])
+        .auth_line("headers = [\"client-cert\", \"x-client-cert\", \"xfcc\", \"cf\", \"ingress\"]")
+        .line("host_header = \"app.internal\"")
+        .line("strip_prefix = \"/api\"")
+        .line("add_headers = { X-Env = \"prod\" }")
+        .line("remove_headers = [\"X-Debug\"]")
+        .line("response_headers = { Strict-Transport-Security = \"max-age=31536000\" }");
+    let edge = Edge::start(world.settings().server("trace_sampling = 1.0").host(host));
+    let files = tempfile::tempdir().expect("a directory");
+    let alice = world.acme.leaf("alice").issue();
+    let store = |name: &str, text: &str| {
+        let path = files.path().join(name);
+        fs::write(&path, text).expect("a file");
+        path
+    };
+    let (ca, pem) = (store("ca.pem", world.servers.pem()), store("alice.pem", &alice.chain_pem));
+    let key = store("alice.key", &alice.key_pem);
+    let port = edge.address().port();
+    let ask = |path: &str| {
+        let mut command = Command::new(&curl);
+        command.args(["--silent", "--show-error", "--max-time", "30", "--http2", "--path-as-is", "--dump-header", "-"]);
+        command.arg("--cacert").arg(&ca).arg("--cert").arg(&pem).arg("--key").arg(&key);
+        for forged in [
+            "Client-Cert: forged",
+            "Ssl-Client-Verify: forged",
+            "ssl_client_verify: forged",
+            "Cf-Cert-Verified: forged",
+            "X-Env: forged",
+            "x_env: forged",
+            "X-Debug: forged",
+            "X-Forwarded-Port: 1",
+            "traceparent: forged",
+            "tracestate: a=forged",
+        ] {
+            command.arg("--header").arg(forged);
+        }
+        command.arg("--resolve").arg(format!("{ACME}:{port}:127.0.0.1"));
+        run(command.arg(format!("https://{ACME}:{port}{path}")), Duration::from_secs(60)).stdout
+    };
+    let answer = ask("/api/a?b").to_lowercase();
+    assert!(answer.starts_with("http/2 200"), "{answer}");
+    assert_eq!(answer.matches("strict-transport-security: max-age=31536000\r\n").count(), 1, "{answer}");
+    let head = last(&origin);
+    assert_eq!(head.target(), "/a?b");
+    let authority = format!("{ACME}:{port}");
+    for (name, expected) in [
+        ("host", "app.internal"),
+        ("x-forwarded-host", &authority),
+        ("x-forwarded-port", &port.to_string()),
+        ("x-forwarded-proto", "https"),
+        ("x-env", "prod"),
+        ("x-client-cert-verify", "SUCCESS"),
+        ("x-client-cert-subject", "CN=alice"),
+        ("ssl-client-verify", "SUCCESS"),
+        ("ssl-client-subject-dn", "CN=alice"),
+        ("cf-cert-verified", "true"),
+    ] {
+        assert_eq!(head.get(name), Some(expected), "{name}: {head:?}");
+    }
+    assert!(head.get("client-cert").is_some_and(|value| value.starts_with(':')), "{head:?}");
+    assert!(
+        head.get("traceparent").is_some_and(|value| value.starts_with("00-") && value.ends_with("-01")),
+        "{head:?}"
+    );
+    assert!(!format!("{head:?}").contains("forged"), "{head:?}");
+    for (path, status) in [("/other", "404"), ("/api//evil.test", "400"), ("/api/../x", "400")] {
+        let answer = ask(path);
+        assert!(answer.starts_with(&format!("HTTP/2 {status}")), "{path}: {answer}");
+    }
+    assert_eq!(origin.heads().len(), 1);
 }
