@@ -97,6 +97,8 @@ class Bench:
         """Runs the workload once against a running server."""
         if workload.work == "wrk":
             return self._wrk(server, workload)
+        if workload.work == "h2load":
+            return self._h2load(server, workload)
         if workload.work == "idle":
             return self._idle(server, workload)
         return self._load(server, workload)
@@ -193,6 +195,57 @@ class Bench:
             foreign=window.foreign(load_cpu_s),
         )
 
+    def _h2load(self, server, workload):
+        seconds = max(1, round(self.seconds))
+        argv = [
+            "h2load",
+            f"-D{seconds}",
+            f"-c{workload.concurrency}",
+            f"-m{workload.streams}",
+            "-t1",
+            # The windows of a browser, so that downloads are not a test of round trips.
+            "-w20",
+            "-W24",
+            "--npn-list=h2",
+            f"--connect-to=127.0.0.1:{server.port}",
+        ]
+        if workload.body_bytes:
+            body = self.setting.directory / f"body-{workload.name}"
+            if not body.exists():
+                # A message of gRPC begins with a byte that says it is not compressed, and its length.
+                frame = bytes(1) + (workload.body_bytes - 5).to_bytes(4, "big") if workload.grpc else b""
+                body.write_bytes(frame + bytes(workload.body_bytes - len(frame)))
+            argv.append(f"-d{body}")
+        if workload.grpc:
+            argv += ["-Hcontent-type: application/grpc", "-Hte: trailers"]
+        argv.append(f"https://host0.perf.test{workload.path}")
+        log = self.setting.directory / f"h2load-{server.name}-{time.monotonic_ns()}.log"
+        window = Window(server, self.origin, self)
+        h2load = Child("h2load", argv, self.load_core, log)
+        try:
+            usage = _await_exit(h2load, seconds + LOAD_SLACK_S)
+            window.close()
+        finally:
+            h2load.stop()
+        said = parse_h2load(log.read_text())
+        load_cpu_s = usage.ru_utime + usage.ru_stime
+        bodies_gb = said["ops"] * workloads.BULK_BYTES / 1e9
+        scale = 1 / bodies_gb if workload.bulk else 1e6 / said["ops"]
+        return Sample(
+            figure=window.server_s * scale,
+            cores_figure=window.cores_s * scale,
+            per_second=bodies_gb * 1000 / seconds if workload.bulk else said["ops"] / seconds,
+            p50_us=said["mean_us"],
+            p99_us=said["max_us"],
+            ops=said["ops"],
+            errors=said["errors"],
+            load_idle=max(0.0, 1 - load_cpu_s / seconds),
+            load_core_idle=window.load_core_idle,
+            server_core_idle=window.server_core_idle,
+            foreign=window.foreign(load_cpu_s),
+            remarks=["h2load tells mean and maximum, which stand for p50 and p99"],
+        )
+
     def _idle(self, server, workload):
         load = self.start_load(server, workload, self.seconds)
         try:
@@ -240,6 +293,23 @@ def _await_exit(child, timeout_s):
 
 
 _UNITS_US = {"us": 1.0, "ms": 1e3, "s": 1e6, "m": 60e6}
+
+
+def parse_h2load(text):
+    """Reads h2load's report. Requests that were under way at the end of its time are no errors."""
+    done = re.search(r"^requests: .* (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", text, re.MULTILINE)
+    codes = re.search(r"^status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", text, re.MULTILINE)
+    times = re.search(r"^time for request:\s+\S+\s+([\d.]+)(us|ms|s|m)\s+([\d.]+)(us|ms|s|m)", text, re.MULTILINE)
+    if not done or not codes or int(done[1]) == 0:
+        raise Failed(f"h2load: no requests were answered: {text.strip()[-400:]}")
+    succeeded, failed, errored, timeout = (int(n) for n in done.groups())
+    others = sum(int(n) for n in codes.groups()[1:])
+    return {
+        "ops": succeeded,
+        "errors": max(0, failed - errored) + timeout + others,
+        "max_us": float(times[1]) * _UNITS_US[times[2]] if times else None,
+        "mean_us": float(times[3]) * _UNITS_US[times[4]] if times else None,
+    }
 
 
 def parse_wrk(text):

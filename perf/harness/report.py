@@ -12,7 +12,7 @@ NOT_RESUMED_MAX = 0.01
 
 # Each of ours is compared with each of these, in this order.
 OURS = ("hostward", "hostward-http")
-PEERS = ("nginx", "baseline")
+PEERS = ("nginx", "haproxy", "baseline")
 
 
 class Results:
@@ -155,7 +155,7 @@ def _notes(results, ran):
 
 
 def _target(workload, ours, peer):
-    targets = workload.of_nginx if peer == "nginx" else workload.of_baseline
+    targets = {"nginx": workload.of_nginx, "haproxy": workload.of_haproxy, "baseline": workload.of_baseline}[peer]
     return targets[OURS.index(ours)] if targets else None
 
 

@@ -51,6 +51,9 @@ class Server:
 
     name = ""
 
+    # Whether it speaks HTTP/2 to clients.
+    http2 = False
+
     def __init__(self, setting, workload, origin_port):
         self.setting = setting
         self.workload = workload
@@ -84,6 +87,7 @@ class Nginx(Server):
     """nginx as HTTP proxy, the way Debian ships it, with a connection pool to the origin."""
 
     name = "nginx"
+    http2 = True
 
     def prepare(self):
         # Bulk: bodies go through memory in 64 KiB steps. With nginx's defaults an upload, and a download to a slower
@@ -132,13 +136,15 @@ http {{
         verify = f"""
         ssl_verify_client on;
         ssl_client_certificate {self.setting.pem(host, "client-ca.pem")};""" if self.workload.mutual else ""
-        options = " default_server backlog=4096" if host == 0 else ""
+        options = " http2" if self.workload.http2 else ""
+        options += " default_server backlog=4096" if host == 0 else ""
+        forward = "grpc_pass grpc://origin" if self.workload.grpc else "proxy_pass http://origin"
         return f"""    server {{
         listen 127.0.0.1:{self.port} ssl{options};
         server_name host{host}.perf.test;
         ssl_certificate {pem};
         ssl_certificate_key {pem};{verify}
-        location / {{ proxy_pass http://origin; }}
+        location / {{ {forward}; }}
     }}
 """
 
@@ -153,6 +159,7 @@ class Haproxy(Server):
     """HAProxy in HTTP mode, a crt-list with a CA per line, idle origin connections reused."""
 
     name = "haproxy"
+    http2 = True
 
     def prepare(self):
         lines = []
@@ -164,6 +171,8 @@ class Haproxy(Server):
         crt_list = self.directory / "crt-list"
         crt_list.write_text("".join(lines))
         bulk = f"    tune.bufsize {BULK_BUFFER_BYTES}\n" if self.workload.bulk else ""
+        alpn = " alpn h2,http/1.1" if self.workload.http2 else ""
+        proto = " proto h2" if self.workload.grpc else ""
         # Two descriptors a connection and some for itself.
         maxconn = (self.setting.files - 200) // 2
         path = self.directory / "haproxy.cfg"
@@ -182,10 +191,10 @@ defaults
     timeout server 600s
     timeout http-keep-alive 600s
 frontend clients
-    bind 127.0.0.1:{self.port} ssl crt-list {crt_list} curves {GROUPS[self.workload.tls]} backlog 4096
+    bind 127.0.0.1:{self.port} ssl crt-list {crt_list} curves {GROUPS[self.workload.tls]} backlog 4096{alpn}
     default_backend origin
 backend origin
-    server origin 127.0.0.1:{self.origin_port}
+    server origin 127.0.0.1:{self.origin_port}{proto}
 """)
         return ["haproxy", "-db", "-f", str(path)]
 
@@ -235,7 +244,11 @@ class Hostward(Server):
 
     name = "hostward"
     mode = "tcp"
-    scheme = "tcp"
+    pool = ""
+
+    @property
+    def scheme(self):
+        return "tcp"
 
     @classmethod
     def binary(cls, setting):
@@ -265,7 +278,7 @@ drain_timeout = "1s"
 
 [origin.perf]
 url = ["{self.scheme}://127.0.0.1:{self.origin_port}"]
-{hosts}""")
+{self.pool}{hosts}""")
         return [str(self.binary(self.setting)), "run", "-c", str(path)]
 
     def _host(self, host):
@@ -301,7 +314,13 @@ class HostwardHttp(Hostward):
 
     name = "hostward-http"
     mode = "http"
-    scheme = "http"
+    http2 = True
+    # As many as nginx is given: 16 connections of 32 streams have 512 requests under way.
+    pool = "idle_connections_per_worker = 512\n"
+
+    @property
+    def scheme(self):
+        return "h2c" if self.workload.grpc else "http"
 
 
 class HostwardOther(Hostward):
@@ -314,8 +333,19 @@ class HostwardOther(Hostward):
         return setting.hostward_other
 
 
+class HostwardHttpOther(HostwardHttp):
+    """The second binary in http mode."""
+
+    name = "hostward-http-other"
+
+    @classmethod
+    def binary(cls, setting):
+        return setting.hostward_other
+
+
 # In the order of the columns.
-ALL = {server.name: server for server in (Hostward, HostwardHttp, HostwardOther, Nginx, Haproxy, Baseline, Baseline8k)}
+_KINDS = (Hostward, HostwardHttp, HostwardOther, HostwardHttpOther, Nginx, Haproxy, Baseline, Baseline8k)
+ALL = {server.name: server for server in _KINDS}
 
 # What is compared where the command line says nothing.
 DEFAULT = ["hostward", "hostward-http", "nginx", "haproxy", "baseline"]
@@ -353,14 +383,20 @@ http {{
         self.sink_port = free_port()
         argv = [str(setting.programs / "perf-sink"), f"--listen=127.0.0.1:{self.sink_port}"]
         self.sink = Child("sink", argv, core, self.directory / "sink.log")
+        self.grpc_port = free_port()
+        argv = [str(setting.programs / "perf-grpc"), f"--listen=127.0.0.1:{self.grpc_port}"]
+        self.grpc = Child("grpc", argv, core, self.directory / "grpc.log")
         self.nginx.await_port(self.port)
         self.sink.await_port(self.sink_port)
+        self.grpc.await_port(self.grpc_port)
 
     def port_for(self, workload):
-        return self.sink_port if workload.work == "upload" else self.port
+        if workload.grpc:
+            return self.grpc_port
+        return self.sink_port if workload.path == "/upload" else self.port
 
     def cpu_s(self):
-        return self.nginx.cpu_s() + self.sink.cpu_s()
+        return self.nginx.cpu_s() + self.sink.cpu_s() + self.grpc.cpu_s()
 
 
 def nginx_frame(directory, files):

@@ -14,7 +14,7 @@ from .procs import Failed, raise_file_limit, stop_all
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 # The programs of perf/ that have to be built, as cargo names them.
-PROGRAMS = ("perf-pki", "perf-load", "perf-sink", "perf-baseline")
+PROGRAMS = ("perf-pki", "perf-load", "perf-sink", "perf-grpc", "perf-baseline")
 
 # RSA keys take a moment each; this is far beyond it, in seconds.
 PKI_WAIT_S = 120

@@ -4,7 +4,7 @@ import unittest
 from dataclasses import replace
 
 from harness import report, workloads
-from harness.measure import Sample, parse_wrk
+from harness.measure import Sample, parse_h2load, parse_wrk
 from harness.procs import Failed
 
 WRK = """Running 1s test @ https://localhost:4433/1k
@@ -20,6 +20,16 @@ WRK = """Running 1s test @ https://localhost:4433/1k
   17375 requests in 1.00s, 21.77MB read
 Requests/sec:  17340.12
 Transfer/sec:     21.73MB
+"""
+
+H2LOAD = """starting benchmark...
+finished in 2.00s, 10200.46 req/s, 10.39MB/s
+requests: 20000 total, 20512 started, 20000 done, 20000 succeeded, 0 failed, 0 errored, 0 timeout
+status codes: 20000 2xx, 0 3xx, 0 4xx, 0 5xx
+traffic: 20.37MB (21362655) total, 509.45KB (521679) headers (space savings 85.43%), 19.53MB (20480000) data
+                     min         max         mean         sd        +/- sd
+time for request:     2.92ms    198.87ms     47.58ms     25.75ms    83.76%
+time for connect:     5.56ms     18.75ms     10.78ms      4.64ms    56.25%
 """
 
 WORKLOAD = replace(workloads.BY_NAME["full-p256"], of_nginx=(0.45, 0.42), of_baseline=(0.90, 0.85))
@@ -52,6 +62,21 @@ class Wrk(unittest.TestCase):
         for text in ("", "unable to connect to localhost:1 Connection refused", WRK.replace("17375", "0")):
             with self.assertRaises(Failed):
                 parse_wrk(text)
+
+
+class H2load(unittest.TestCase):
+    def test_counts_and_units(self):
+        said = parse_h2load(H2LOAD)
+        self.assertEqual(said, {"ops": 20000, "errors": 0, "max_us": 198_870.0, "mean_us": 47_580.0})
+
+    def test_other_answers_and_failures_are_errors(self):
+        text = H2LOAD.replace("0 failed", "7 failed").replace("0 errored", "5 errored").replace("0 5xx", "3 5xx")
+        self.assertEqual(parse_h2load(text)["errors"], 5)
+
+    def test_no_answer_is_a_failure(self):
+        for text in ("", H2LOAD.replace("20000 succeeded", "0 succeeded")):
+            with self.assertRaises(Failed):
+                parse_h2load(text)
 
 
 class Ratios(unittest.TestCase):

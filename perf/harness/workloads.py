@@ -23,7 +23,7 @@ class Workload:
 
     name: str
     title: str
-    work: str  # the load generator's word: full, resumed, download, upload, idle; or wrk
+    work: str  # the load generator's word: full, resumed, download, upload, idle; or wrk, h2load
     concurrency: int
     unit: str = US_PER_OP
     key: str = "p256"
@@ -31,9 +31,19 @@ class Workload:
     hosts: int = 1
     tls: str = "1.3"
     path: str = "/1k"
-    # At most this much of nginx and of the baseline: in tcp mode, in http mode. Empty: shown without a target.
+    # Of h2load: streams at once on each connection, bytes of a request's body, and whether it is a call of gRPC.
+    streams: int = 1
+    body_bytes: int = 0
+    grpc: bool = False
+    # At most this much of nginx, HAProxy and the baseline: in tcp mode, in http mode. Empty: shown without a target.
     of_nginx: tuple = ()
+    of_haproxy: tuple = ()
     of_baseline: tuple = ()
+
+    @property
+    def http2(self):
+        """Whether clients speak HTTP/2: only servers that do take part."""
+        return self.work == "h2load"
 
     @property
     def bulk(self):
@@ -80,6 +90,29 @@ ALL = [
         of_baseline=(0.95, 1.05),
     ),
     Workload("upload", "10 MB uploads", "upload", 8, unit=S_PER_GB, path="/upload"),
+    Workload(
+        "h2-get",
+        "HTTP/2 GET of 1 KiB, 16 connections of 32 streams, h2load",
+        "h2load",
+        16,
+        streams=32,
+        of_nginx=(None, 0.80),
+        of_haproxy=(None, 0.70),
+    ),
+    Workload("h2-download", "10 MB downloads over HTTP/2", "h2load", 8, unit=S_PER_GB, path="/10m"),
+    Workload(
+        "h2-upload", "10 MB uploads over HTTP/2", "h2load", 8, unit=S_PER_GB, path="/upload", body_bytes=BULK_BYTES
+    ),
+    Workload(
+        "grpc",
+        "gRPC unary of 100 bytes to an h2c origin, 16 connections of 32 streams",
+        "h2load",
+        16,
+        streams=32,
+        path="/perf.Echo/Unary",
+        body_bytes=105,
+        grpc=True,
+    ),
     Workload(
         "idle",
         "memory per idle mutual connection",
