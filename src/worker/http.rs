@@ -22,17 +22,13 @@ use crate::tls::Outgoing;
 
 use super::access::Line;
 use super::core::Core;
-use super::requests::{self, Fields, Unfit, line};
+use super::requests::{self, FIELDS_WAIT, Fields, Unfit, line};
 use super::session::say_goodbye;
 use super::sessions::{Requested, Session};
 
 /// How long a session ticket waits for the first answer to travel with. Clients that mean to ask do so at once, or within
 /// a round trip; those that open connections ahead of time get it by itself.
 const TICKET_WAIT: Duration = Duration::from_millis(200);
-
-/// How long a connection that waits for its next request keeps what it tells the origin about its client. A certificate
-/// is some hundred bytes; thousands of idle connections add up, and making it anew takes a few microseconds.
-const FIELDS_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a connection of a worker that drains is kept after its last request, for one more. A client that asks one
 /// request after the other may have sent the next, or is about to: an answer tells it that the connection ends, where a

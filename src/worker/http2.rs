@@ -24,11 +24,19 @@ use crate::telemetry::counters::{Counter, GoAway, Limit, StreamReset, Timeout, T
 use crate::tls::Outgoing;
 
 use super::core::Core;
+use super::requests::{FIELDS_WAIT, Fields};
 use super::sessions::Session;
 
 /// How many bytes of one stream wait in `h2` for its turn at most: four frames, so that the next batch of records is full
 /// whichever stream has something to say.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// What part of the connection's window one stream may fill. An origin that takes no more of its body stops that stream;
+/// four of them stop the connection, whose memory is bounded by its window.
+const STREAM_SHARE: u32 = 4;
+
+/// The window every stream has before the client has read our SETTINGS (RFC 9113 section 6.9.2).
+const WINDOW_BYTES_MIN: u32 = 65_535;
 
 /// The largest dynamic table of HPACK we keep for a client (RFC 7541 section 4.2), the protocol's default.
 const HEADER_TABLE_BYTES: u32 = 4 * 1024;
@@ -59,7 +67,7 @@ pub async fn serve(
     let config = &core.config.http;
     let handshake = h2::server::Builder::new()
         .max_concurrent_streams(config.http2_streams_max)
-        .initial_window_size(config.http2_window_bytes)
+        .initial_window_size((config.http2_window_bytes / STREAM_SHARE).max(WINDOW_BYTES_MIN))
         .initial_connection_window_size(config.http2_window_bytes)
         .max_header_list_size(u32::try_from(config.head.bytes_max).unwrap_or(u32::MAX))
         .header_table_size(HEADER_TABLE_BYTES)
@@ -104,7 +112,7 @@ pub async fn serve(
 #[derive(Default)]
 pub(super) struct Shared {
     /// What origins are told about the client.
-    fields: RefCell<super::requests::Fields>,
+    fields: RefCell<Fields>,
     /// Streams whose task runs.
     live: Cell<u32>,
     /// The connection's task, which looks at its limits when the last stream has ended.
@@ -267,15 +275,19 @@ impl Driver<'_> {
             Some(since) => since.max(self.idle_since) + DRAIN_WAIT.min(config.idle_timeout),
             None => self.idle_since + config.idle_timeout,
         });
+        let mut fields = None;
         if !live && waiting.is_none() {
             self.transport.release();
+            fields = self.shared.fields.borrow().as_ref().map(|_| self.idle_since + FIELDS_WAIT);
         }
-        let Some(due) = [waiting, idle].into_iter().flatten().min() else { return Poll::Pending };
+        let Some(due) = [waiting, idle, fields].into_iter().flatten().min() else { return Poll::Pending };
         self.sleep.reset(due);
         if Pin::new(&mut self.sleep).poll(cx).is_pending() {
             return Poll::Pending;
         }
-        if waiting == Some(due) {
+        if fields == Some(due) {
+            *self.shared.fields.borrow_mut() = None;
+        } else if waiting == Some(due) {
             self.core.shard.count(Counter::Timeout(Timeout::Header));
             self.go_away(Reason::PROTOCOL_ERROR, TunnelEnd::Answered);
         } else if self.drain_since.is_some() {

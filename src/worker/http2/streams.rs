@@ -229,7 +229,9 @@ impl Served<'_> {
             }
             End::Gone(Gone::Cut) => {
                 core.shard.count(Counter::StreamReset(StreamReset::Client));
-                self.record(status, line, Some(TunnelEnd::ClientAborted));
+                // A connection that was ended from outside says so itself.
+                let by_client = session.end.get().is_none().then_some(TunnelEnd::ClientAborted);
+                self.record(status, line, by_client);
             }
         }
         drop(leave);
