@@ -6,12 +6,14 @@ use std::task::{Context, Poll, Waker};
 /// Set at most once; the first value stays.
 pub struct Signal<T: Copy> {
     value: Cell<Option<T>>,
-    wakers: RefCell<Vec<Waker>>,
+    /// Who waits: mostly one task, which is remembered without memory of its own.
+    first: RefCell<Option<Waker>>,
+    others: RefCell<Vec<Waker>>,
 }
 
 impl<T: Copy> Default for Signal<T> {
     fn default() -> Self {
-        Self { value: Cell::new(None), wakers: RefCell::default() }
+        Self { value: Cell::new(None), first: RefCell::default(), others: RefCell::default() }
     }
 }
 
@@ -20,7 +22,8 @@ impl<T: Copy> Signal<T> {
     pub fn set(&self, value: T) {
         if self.value.get().is_none() {
             self.value.set(Some(value));
-            for waker in self.wakers.borrow_mut().drain(..) {
+            let first = self.first.borrow_mut().take();
+            for waker in first.into_iter().chain(self.others.borrow_mut().drain(..)) {
                 waker.wake();
             }
         }
@@ -36,9 +39,16 @@ impl<T: Copy> Signal<T> {
         if let Some(value) = self.value.get() {
             return Poll::Ready(value);
         }
-        let mut wakers = self.wakers.borrow_mut();
-        if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
-            wakers.push(cx.waker().clone());
+        let mut first = self.first.borrow_mut();
+        match &*first {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            None => *first = Some(cx.waker().clone()),
+            Some(_) => {
+                let mut others = self.others.borrow_mut();
+                if !others.iter().any(|waker| waker.will_wake(cx.waker())) {
+                    others.push(cx.waker().clone());
+                }
+            }
         }
         Poll::Pending
     }

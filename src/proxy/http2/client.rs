@@ -317,6 +317,9 @@ impl Stream<'_> {
     }
 }
 
+/// A response of up to so many bytes does not wait for the client's window: one frame (RFC 9113 section 4.2).
+const SMALL_BYTES: usize = 16 * 1024;
+
 /// Sends as much as the client's window takes, until all is sent. `ends`: END_STREAM goes with the last of it.
 pub(super) fn poll_send(
     stream: &mut SendStream<Bytes>,
@@ -324,6 +327,10 @@ pub(super) fn poll_send(
     bytes: &mut Bytes,
     ends: bool,
 ) -> Poll<Result<(), Gone>> {
+    // A small response goes at once, whatever the window: `h2` keeps it, and the stream stays one of those that count.
+    if ends && bytes.len() <= SMALL_BYTES {
+        return Poll::Ready(stream.send_data(std::mem::take(bytes), true).map_err(|_| Gone::Cut));
+    }
     while !bytes.is_empty() {
         stream.reserve_capacity(bytes.len());
         let mut room = stream.capacity();
