@@ -159,7 +159,8 @@ pub async fn run<D: Downstream>(
         let found = match pooled(setting, tenant, &order, &tried, facts.retried) {
             Ok(Ok(lease)) => Ok(lease),
             Ok(Err(place)) => {
-                let connecting = connect(setting, tenant, place, &order, &mut tried, deadline);
+                // Boxed, so that the many exchanges with a connection at hand do not carry it along.
+                let connecting = Box::pin(connect(setting, tenant, place, &order, &mut tried, deadline));
                 match watched(client, connecting).await {
                     Ok(result) => result.map(|(lease, took)| {
                         facts.connect = Some(took);

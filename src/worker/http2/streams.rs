@@ -184,7 +184,7 @@ impl Served<'_> {
             End::Whole { rest, .. } => {
                 self.record(status, line, None);
                 if let Some(rest) = rest {
-                    discard(&stream, framing, rest).await;
+                    Box::pin(discard(&stream, framing, rest)).await;
                 }
             }
             End::Switched(lease, leftover) => {
@@ -192,7 +192,8 @@ impl Served<'_> {
                 if let Some(line) = &mut line {
                     line.request.status = 200;
                 }
-                self.tunnel(stream, lease, leftover, &underway, line).await;
+                // Boxed, as is what else most streams do not do: each of them is copied into a task of its own.
+                Box::pin(self.tunnel(stream, lease, leftover, &underway, line)).await;
             }
             End::Unanswered(error) => {
                 requests::log_unanswered(core, session, &tenant, error, address.as_deref());
