@@ -617,6 +617,7 @@ fn rewrites_leave_framing_identities_and_hosts_alone() {
 fn warnings_do_not_refuse() {
     for (text, expected) in [
         ("[server]\nworkers = 3\ncpus = '0'\n", "2:11: warning: workers is 3, but cpus names 1"),
+        ("[server]\nproxy_protocol_from = ['::/0']\n", "2:24: warning: proxy_protocol_from is every address"),
         ("[admin]\nlisten = '0.0.0.0:9090'\n", "2:10: warning: listen is not a loopback address"),
         (
             "[limits]\nconnections_per_worker = 10\nhandshakes_per_worker = 11\n",

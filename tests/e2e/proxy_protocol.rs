@@ -13,6 +13,7 @@ use crate::harness::haproxy::Haproxy;
 use crate::harness::http::{Http, HttpOrigin};
 use crate::harness::nginx::Nginx;
 use crate::harness::origin::Manner;
+use crate::harness::process::{run, tool};
 use crate::harness::session::connect_from;
 use crate::harness::{ACME, Client, Edge, End, GLOBEX, Origin, SOON, Session, Settings, World, wait};
 
@@ -540,4 +541,66 @@ fn t463_a_reload_cannot_change_who_is_believed() {
     let Reload::Failed(event) = changed else { panic!("it was changed") };
     assert!(event.to_string().contains("server.proxy_protocol_from changed"), "{event}");
     announce(&world.client(), &edge, ACME, LINE).and_then(|mut session| session.ping()).expect("as before");
+}
+
+/// 464: HTTP/2 behind HAProxy: every stream is of the client that is named.
+#[test]
+fn t464_http2_comes_behind_a_header_too() {
+    let Some(curl) = tool("curl") else { return };
+    let world = World::new();
+    let origin = HttpOrigin::mirror();
+    let settings = world.settings().server("proxy_protocol_from = [\"127.0.0.0/8\"]");
+    let edge = Edge::start(settings.host(world.http_host(ACME, &origin)));
+    let server = format!("server edge {} send-proxy-v2 source 127.0.0.3", edge.address());
+    let Some(haproxy) = Haproxy::start(&format!("listen in\n mode tcp\n bind LISTENER\n {server}\n"), &[]) else {
+        return;
+    };
+    let authority = edge.file().with_file_name("servers.pem");
+    std::fs::write(&authority, world.servers.pem()).expect("a file");
+    let port = haproxy.address().port();
+    let mut command = std::process::Command::new(curl);
+    command.args(["-sS", "--http2", "--interface", "127.0.0.7", "-w", "HTTP/%{http_version}\n", "--cacert"]);
+    command.arg(&authority).arg("--resolve").arg(format!("{ACME}:{port}:127.0.0.1"));
+    command.args([format!("https://{ACME}:{port}/one"), format!("https://{ACME}:{port}/two")]);
+    let output = run(&mut command, SOON).output();
+    assert_eq!(output.matches("X-Forwarded-For: 127.0.0.7\n").count(), 2, "{output}");
+    assert_eq!(output.matches("HTTP/2\n").count(), 2, "{output}");
+    assert_eq!(edge.metric(&headers("v2")), 1.0);
+}
+
+/// 465: hashing by the client's address goes by the client that is named, and so clients of one balancer are spread.
+#[test]
+fn t465_hashing_goes_by_the_client_that_is_named() {
+    let world = World::new();
+    let origins = ["one", "two", "three"].map(|name| Origin::start(Manner::Name(name)));
+    let urls = origins.each_ref().map(Origin::url);
+    let host = world.host_at(ACME, &urls).origin_line("balance = { hash = \"client_address\" }");
+    let edge = Edge::start(world.settings().server(LISTED).host(host));
+    let who = |number: u8| {
+        let header = format!("PROXY TCP4 203.0.113.{number} 198.51.100.1 4711 443\r\n");
+        announce(&world.client(), &edge, ACME, header.as_bytes()).expect("let in").read_text().0
+    };
+    for number in 0..60 {
+        assert_eq!(who(number), who(number), "203.0.113.{number} is always led to the same");
+    }
+    for origin in &origins {
+        assert!(origin.accepted() > 0, "all came to the same: {:?}", origins.each_ref().map(Origin::accepted));
+    }
+}
+
+/// 466: a hand-over changes who must send a header, and no connection is lost.
+#[test]
+fn t466_a_hand_over_changes_who_is_believed() {
+    let world = World::new();
+    let origin = Origin::echo();
+    let edge = Edge::start(world.settings().host(world.host(ACME, &origin)));
+    let client = world.client();
+    let plain = client.clone().sourced_at(BALANCER);
+    let mut before = plain.expect_in(edge.address(), ACME);
+    edge.rewrite(|settings| settings.server.push(LISTED.into()));
+    edge.hand_over();
+    before.ping().expect("it goes on");
+    wait::until("the new process alone accepts", SOON, || plain.enter(edge.address(), ACME).is_err());
+    announce(&client, &edge, ACME, LINE).and_then(|mut session| session.ping()).expect("with a header");
+    client.expect_in(edge.address(), ACME);
 }
