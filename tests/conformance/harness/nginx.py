@@ -6,9 +6,9 @@ from .procs import Program, Unusable, find
 
 
 class Nginx:
-    """HTTP/2 over TLS in front of an HTTP/1.1 origin."""
+    """HTTP/2 over TLS in front of an origin. `servers` are triples: name, more lines of its server block, its location's lines."""
 
-    def __init__(self, directory, names, identity, origin_port):
+    def __init__(self, directory, identity, servers):
         program = find("nginx")
         if not program:
             raise Unusable("nginx is not installed")
@@ -21,6 +21,18 @@ class Nginx:
         temporary = "\n".join(
             f"    {kind}_temp_path {directory}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
+        blocks = "\n".join(
+            f"""    server {{
+        listen 127.0.0.1:{port} ssl http2;
+        server_name {name};
+        ssl_certificate {identity[0]};
+        ssl_certificate_key {identity[1]};
+        client_max_body_size 0;
+        {more}
+        location / {{ {location} }}
+    }}"""
+            for name, more, location in servers
+        )
         config = directory / "nginx.conf"
         config.write_text(f"""daemon off;
 master_process off;
@@ -30,18 +42,7 @@ events {{ }}
 http {{
 {temporary}
     access_log off;
-    server {{
-        listen 127.0.0.1:{port} ssl http2;
-        server_name {" ".join(names)};
-        ssl_certificate {identity[0]};
-        ssl_certificate_key {identity[1]};
-        client_max_body_size 0;
-        location / {{
-            proxy_http_version 1.1;
-            proxy_pass http://127.0.0.1:{origin_port};
-            proxy_set_header Host $host;
-        }}
-    }}
+{blocks}
 }}
 """)
         self.program = Program("nginx", [program, "-e", "stderr", "-c", config, "-p", directory], directory / "log")

@@ -23,7 +23,7 @@ class Service(grpc.GenericRpcHandler):
     def __init__(self):
         self.seen = {}
         self.cancelled = threading.Event()
-        self.chatted = threading.Semaphore(0)
+        self.waiting = threading.Semaphore(0)
 
     def service(self, details):
         self.seen[details.method] = {"metadata": list(details.invocation_metadata)}
@@ -53,7 +53,6 @@ class Service(grpc.GenericRpcHandler):
 
     def chat(self, requests, context):
         for request in requests:
-            self.chatted.release()
             yield request.upper()
 
     def fail(self, request, context):
@@ -64,6 +63,7 @@ class Service(grpc.GenericRpcHandler):
     def wait(self, request, context):
         done = threading.Event()
         context.add_callback(done.set)
+        self.waiting.release()
         done.wait(WAIT_S)
         self.cancelled.set()
         return b""

@@ -44,7 +44,8 @@ def start(place):
     world.origin = HttpOrigin()
     world.is_hostward = place.peer == "hostward"
     if place.peer == "nginx":
-        world.server = Nginx(place.directory / "nginx", [NAME, OTHER], identity, world.origin.port)
+        location = f"proxy_http_version 1.1; proxy_pass {world.origin.url}; proxy_set_header Host $host;"
+        world.server = Nginx(place.directory / "nginx", identity, [(f"{NAME} {OTHER}", "", location)])
     else:
         hosts = [host_table(name, [identity], world.origin.url) for name in (NAME, OTHER)]
         world.server = Edge(place.directory / "edge", hosts)
