@@ -20,7 +20,7 @@ use toml::de::DeTable;
 use super::reader::{Reader, Source, Table, Value, quote, with_suggestion};
 use super::report::{Place, Problem, Report, Severity};
 use super::schema::hostname::{HOSTNAME_KEYS, HostnameDraft, hostname};
-use super::schema::origin::{OriginReference, origin, unfit};
+use super::schema::origin::{OriginDraft, OriginReference, origin, unfit};
 use super::schema::tls::{SUITES_CANNOT_SERVE, TLS_KEYS, suites_can_serve, tls};
 use super::schema::{ROOT_KEYS, settings};
 use super::types::{Admin, Cache, Config, Hostname, Limits, Log, Server, Tls};
@@ -73,7 +73,7 @@ struct Draft {
     limits: Single<Limits>,
     cache: Single<Cache>,
     log: Single<Log>,
-    origins: BTreeMap<String, (Place, Arc<Origin>)>,
+    origins: BTreeMap<String, (Place, OriginDraft)>,
     hostnames: Vec<HostnameDraft>,
 }
 
@@ -165,9 +165,10 @@ impl Draft {
         let drafts = std::mem::take(&mut self.hostnames);
         self.check_names(&drafts);
         self.check_default(&drafts);
-        let mut unnamed: HashMap<String, Arc<Origin>> = HashMap::new();
+        let mut unnamed: HashMap<String, OriginDraft> = HashMap::new();
         let nowhere = Arc::new(Origin::new(String::new(), Vec::new(), Scheme::Any));
         for draft in drafts {
+            let mode = draft.mode;
             let named_at = draft.origin.as_ref().map(|(_, place)| place.clone());
             let origin = match draft.origin {
                 Some((OriginReference::Named(name), place)) => {
@@ -175,8 +176,8 @@ impl Draft {
                     self.named_origin(&name, &place)
                 }
                 // The same address is the same origin, whoever names it.
-                Some((OriginReference::Url(origin), _)) => {
-                    Some(Arc::clone(unnamed.entry(origin.name.clone()).or_insert(origin)))
+                Some((OriginReference::Url(draft), _)) => {
+                    Some(unnamed.entry(draft.origin.name.clone()).or_insert(draft).clone())
                 }
                 None => None,
             };
@@ -193,18 +194,19 @@ impl Draft {
                 self.report.push(place.error(format!("cipher_suites {SUITES_CANNOT_SERVE}")));
             }
             // What is missing has been reported, so that nobody serves what stands in for it here; the files can be opened.
-            if let (Some(origin), Some(mode), Some(place)) = (&origin, draft.mode, named_at)
-                && let Some(text) = unfit(origin, mode)
+            if let (Some(draft), Some(mode), Some(place)) = (&origin, mode, named_at)
+                && let Some(text) = unfit(&draft.origin, mode)
             {
                 self.report.push(place.error(text));
             }
-            let origin = origin.unwrap_or_else(|| Arc::clone(&nowhere));
-            let mode = draft.mode.unwrap_or(Mode::Tcp);
+            let origin = origin.unwrap_or_else(|| OriginDraft { origin: Arc::clone(&nowhere), tls: None });
+            let mode = mode.unwrap_or(Mode::Tcp);
             hostnames.push(Hostname {
                 place: draft.place,
                 names: draft.names,
                 certificates: draft.certificates,
-                origin,
+                origin: origin.origin,
+                origin_tls: origin.tls,
                 mode,
                 is_default: draft.default.is_some(),
                 min_version,
@@ -231,7 +233,7 @@ impl Draft {
             limits: or_default(self.limits),
             cache: or_default(self.cache),
             log: or_default(self.log),
-            origins: self.origins.into_values().map(|(_, origin)| origin).collect(),
+            origins: self.origins.into_values().map(|(_, draft)| draft.origin).collect(),
             hostnames,
             warnings: Vec::new(),
         };
@@ -239,9 +241,9 @@ impl Draft {
     }
 
     /// Finds a named origin, or says that there is none.
-    fn named_origin(&mut self, name: &str, place: &Place) -> Option<Arc<Origin>> {
+    fn named_origin(&mut self, name: &str, place: &Place) -> Option<OriginDraft> {
         if let Some((_, origin)) = self.origins.get(name) {
-            return Some(Arc::clone(origin));
+            return Some(origin.clone());
         }
         if !self.incomplete {
             let names: Vec<&str> = self.origins.keys().map(String::as_str).collect();

@@ -27,8 +27,8 @@ mod units;
 pub use load::{CONFIG_BYTES_MAX, FILES_MAX, INCLUDE_DEPTH_MAX, load, read};
 pub use report::{Place, Problem, Report, Severity};
 pub use types::{
-    Access, Admin, Cache, CertificateFiles, ClientAuthFiles, Config, Group, Hostname, Limits, Log, LogLevel, Rule,
-    Server, Tls, Workers,
+    Access, Admin, Cache, CertificateFiles, ClientAuthFiles, Config, Group, Hostname, Limits, Log, LogLevel,
+    OriginTlsFiles, Rule, Server, Tls, Workers,
 };
 
 #[cfg(test)]

@@ -109,6 +109,11 @@ impl<'a> Table<'a> {
         self.reader.push(self.place().error(text));
     }
 
+    /// Reports an error at a place in it.
+    pub fn error_at(&self, place: &Place, text: impl Into<String>) {
+        self.reader.push(place.error(text));
+    }
+
     /// The value of a key, if the file gives one.
     pub fn get(&self, key: &'static str) -> Option<Value<'a>> {
         debug_assert!(self.keys.contains(&key), "{key} is not declared for {}", self.title);

@@ -197,6 +197,8 @@ pub struct Hostname {
     /// At least one.
     pub certificates: Vec<CertificateFiles>,
     pub origin: Arc<Origin>,
+    /// The files TLS with the origin rests on; present exactly when its scheme is https.
+    pub origin_tls: Option<Arc<OriginTlsFiles>>,
     pub mode: Mode,
     /// Serves names no record has; true for at most one hostname.
     pub is_default: bool,
@@ -224,6 +226,21 @@ pub struct CertificateFiles {
     pub private_key: PathBuf,
     /// Where the key is named; where the certificate is, if it is not named itself.
     pub key_place: Place,
+}
+
+/// How TLS is spoken with an origin, as files: `[origin.NAME]` and its `tls`.
+#[derive(Clone, Debug)]
+pub struct OriginTlsFiles {
+    /// Where the origin is named.
+    pub place: Place,
+    /// PEM files of CAs, or of certificates that are trusted themselves, each with where it is named. Empty: the CAs of the
+    /// system.
+    pub ca: Vec<(PathBuf, Place)>,
+    /// The name the origin's certificate must be for; `None`: the host of the URL.
+    pub server_name: Option<String>,
+    /// Our own certificate.
+    pub certificate: Option<CertificateFiles>,
+    pub min_version: TlsVersion,
 }
 
 /// `[hostname.client_auth]`

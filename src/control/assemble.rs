@@ -17,6 +17,7 @@
 
 mod dates;
 mod digest;
+mod origin;
 mod pem;
 
 use std::collections::{HashMap, HashSet};
@@ -26,11 +27,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::crypto::CryptoProvider;
 
-use self::pem::{CaFile, CertificateFile};
+use self::pem::{CaCertificate, CaFile, CertificateFile};
 use crate::config::{self, Config, Hostname, Place, Problem, Report, Severity};
 use crate::policy::Rules;
 use crate::registry::{
-    Ca, CaSet, ClientAuth, ClientAuthMode, HostnameRecord, Name, RecordId, ServerCertificate, Snapshot,
+    CaSet, ClientAuth, ClientAuthMode, HostnameRecord, Name, Origin, RecordId, ServerCertificate, Snapshot,
 };
 
 /// The most CAs one hostname may trust. Each is a trust anchor to compare issuers with, some hundreds of bytes a worker.
@@ -136,6 +137,10 @@ struct Assembly<'a> {
     ca_files: HashMap<PathBuf, Option<Arc<CaFile>>>,
     /// CA sets whose dates have been told.
     dated: HashSet<[u8; 32]>,
+    /// Origins over TLS by name, with what their files hold; `None`: something is wrong with them, and has been told.
+    origins: HashMap<String, Option<Arc<Origin>>>,
+    /// The CAs of the system, once an origin needed them, and why there might be none.
+    system_cas: Option<(Vec<CaCertificate>, Option<String>)>,
     /// Keys that every user can read, and that this has been told of.
     readable_keys: HashSet<PathBuf>,
     now_unix_s: i64,
@@ -157,6 +162,8 @@ impl<'a> Assembly<'a> {
             ca_sets,
             ca_files: HashMap::new(),
             dated: HashSet::new(),
+            origins: HashMap::new(),
+            system_cas: None,
             readable_keys: HashSet::new(),
             now_unix_s,
             findings: Report::default(),
@@ -193,7 +200,10 @@ impl<'a> Assembly<'a> {
         let certificates = self.certificates(hostname, first);
         let client_auth = self.client_auth(hostname, first);
         let rules = self.rules(hostname, first);
-        let (Some(certificates), Some(client_auth), Some(rules)) = (certificates, client_auth, rules) else {
+        let origin = self.origin(hostname);
+        let (Some(certificates), Some(client_auth), Some(rules), Some(origin)) =
+            (certificates, client_auth, rules, origin)
+        else {
             return Vec::new();
         };
         let names = hostname.names.iter().enumerate();
@@ -206,7 +216,7 @@ impl<'a> Assembly<'a> {
                 certificates: certificates.clone(),
                 client_auth: client_auth.clone(),
                 rules: rules.clone(),
-                origin: Arc::clone(&hostname.origin),
+                origin: Arc::clone(&origin),
                 min_version: hostname.min_version,
                 cipher_suites: hostname.cipher_suites.clone(),
                 alpn: hostname.alpn.clone(),
@@ -317,25 +327,27 @@ impl<'a> Assembly<'a> {
         if files.len() < hostname.client_auth.ca.len() {
             return None;
         }
-        let mut cas: Vec<&pem::CaCertificate> = files.iter().flat_map(|file| &file.cas).collect();
+        let mut cas: Vec<CaCertificate> = files.iter().flat_map(|file| &file.cas).cloned().collect();
         cas.sort_by_key(|ca| ca.digest);
         cas.dedup_by_key(|ca| ca.digest);
         if cas.is_empty() || cas.len() > CAS_MAX {
             self.fail(&hostname.place, format!("{name}: {} CAs; a hostname trusts 1 to {CAS_MAX}", cas.len()));
             return None;
         }
-        let digest = digest::of_cas(cas.iter().map(|ca| &ca.digest));
-        let set = self.ca_sets.entry(digest).or_insert_with(|| {
-            let cas = cas.iter().map(|ca| Ca {
-                der: ca.der.clone(),
-                not_before_unix_s: ca.validity.not_before_unix_s,
-                not_after_unix_s: ca.validity.not_after_unix_s,
-            });
-            Arc::new(CaSet { digest, cas: cas.collect() })
-        });
-        let set = Arc::clone(set);
+        let set = self.set_of(cas);
         self.check_ca_dates(hostname, name, &set, &files);
         Some(set)
+    }
+
+    /// The set of these CAs; one of the same CAs is the same.
+    fn set_of(&mut self, mut cas: Vec<CaCertificate>) -> Arc<CaSet> {
+        cas.sort_by_key(|ca| ca.digest);
+        cas.dedup_by_key(|ca| ca.digest);
+        let digest = digest::of_cas(cas.iter().map(|ca| &ca.digest));
+        let set = self.ca_sets.entry(digest);
+        Arc::clone(
+            set.or_insert_with(|| Arc::new(CaSet { digest, cas: cas.iter().map(CaCertificate::to_ca).collect() })),
+        )
     }
 
     /// A CA outside its own dates is no anchor (DECISIONS 8) unless the hostname says so. Told once for each set.

@@ -11,6 +11,7 @@ use std::pin::pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use crate::proxy::origin::Wire;
 use crate::ring::{self, Receive, Socket};
 use crate::telemetry::counters::{Counter, Shard, TunnelEnd};
 use crate::tls::{Connection, Fatal, Outgoing};
@@ -25,7 +26,7 @@ pub const HALF_CLOSED_IDLE: Duration = Duration::from_secs(60);
 pub struct Tunnel<'a> {
     pub client: &'a Socket,
     pub tls: &'a RefCell<Connection>,
-    pub origin: &'a Socket,
+    pub origin: &'a Wire,
     pub shard: &'a Shard,
     pub buffers: &'a Buffers,
     /// What this connection has carried; kept by the caller, who may end the tunnel at any moment.
@@ -133,7 +134,7 @@ impl Tunnel<'_> {
                 self.shard.add(Counter::BytesIn, plain.len() as u64);
                 self.traffic.in_bytes.set(self.traffic.in_bytes.get() + plain.len() as u64);
                 let filled = plain.len();
-                let (result, buffer) = self.origin.send_prefix(plain, filled).await;
+                let (result, buffer) = self.origin.send_prefix(self.buffers, plain, filled).await;
                 self.buffers.keep_plain(buffer);
                 plain = Vec::new();
                 state.moved_at.set(ring::now());
@@ -143,7 +144,7 @@ impl Tunnel<'_> {
             }
             if self.tls.borrow().peer_closed() {
                 // Fails only if the origin has reset, which its own direction reports.
-                let _ = self.origin.shutdown_write();
+                let _ = self.origin.finish(self.buffers).await;
                 return Ended::Clean;
             }
             let received = poll_fn(|cx| self.gather_upward(state, &mut plain, cx)).await;
@@ -225,7 +226,7 @@ impl Tunnel<'_> {
     /// Encrypts what has come, as far as there is any and it fits; ready as well when there are only records of rustls' own
     /// to send. Ready with true when the origin has ended its side.
     fn gather_downward(&self, state: &State, cx: &mut Context<'_>) -> Poll<Result<bool, Ended>> {
-        let take = |bytes: &mut [u8]| {
+        let take = |bytes: &[u8]| {
             let mut out = state.out.borrow_mut();
             if out.is_empty() {
                 *out = Outgoing::with_memory(self.buffers.records());

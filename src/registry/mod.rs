@@ -12,8 +12,8 @@ pub mod snapshot;
 
 pub use name::Name;
 pub use record::{
-    Ca, CaSet, ClientAuth, ClientAuthMode, HostnameRecord, Mode, Origin, OriginAddress, ProxyProtocol, RecordId,
-    Scheme, ServerCertificate, TlsVersion,
+    Ca, CaSet, ClientAuth, ClientAuthMode, HostnameRecord, Mode, Origin, OriginAddress, OriginTls, ProxyProtocol,
+    RecordId, Scheme, ServerCertificate, TlsVersion,
 };
 pub use rewrites::{FieldChanges, Rewrites};
 pub use snapshot::{Resolution, Snapshot};

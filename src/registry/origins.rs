@@ -6,13 +6,16 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use super::{OriginAddress, Snapshot};
+use super::{OriginAddress, OriginTls, Scheme, Snapshot};
 
 /// An address that can be connected to.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum ResolvedAddress {
     Tcp(SocketAddr),
+    /// TLS is spoken there, with a server of this name (as the URL has it) unless the origin names another.
+    Tls(SocketAddr, Arc<str>),
     /// A Unix-domain stream socket.
     Unix(PathBuf),
 }
@@ -21,7 +24,7 @@ impl ResolvedAddress {
     /// The network address; `None` for a Unix-domain socket.
     pub fn tcp(&self) -> Option<SocketAddr> {
         match self {
-            Self::Tcp(address) => Some(*address),
+            Self::Tcp(address) | Self::Tls(address, _) => Some(*address),
             Self::Unix(_) => None,
         }
     }
@@ -30,7 +33,7 @@ impl ResolvedAddress {
 impl fmt::Display for ResolvedAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp(address) => address.fmt(f),
+            Self::Tcp(address) | Self::Tls(address, _) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -39,8 +42,16 @@ impl fmt::Display for ResolvedAddress {
 /// The addresses that checks found down, by the name of their origin.
 pub type DownTable = HashMap<String, Vec<ResolvedAddress>>;
 
-/// Every origin's addresses, by [`super::Origin::name`], in the order of its configuration; empty: none is known.
-pub type OriginTable = HashMap<String, Vec<ResolvedAddress>>;
+/// Where an origin is, and how it is spoken with.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Whereabouts {
+    /// In the order of its configuration; empty: none is known.
+    pub addresses: Vec<ResolvedAddress>,
+    pub tls: Option<Arc<OriginTls>>,
+}
+
+/// Every origin's whereabouts, by [`super::Origin::name`].
+pub type OriginTable = HashMap<String, Whereabouts>;
 
 /// What names resolved to, the last time they did.
 pub type KnownHosts = HashMap<String, Vec<IpAddr>>;
@@ -69,7 +80,11 @@ pub fn table(snapshot: &Snapshot, known: &KnownHosts) -> OriginTable {
             let found: Vec<ResolvedAddress> = match address {
                 OriginAddress::Unix(path) => vec![ResolvedAddress::Unix(path.clone())],
                 OriginAddress::Tcp { host, port } => {
-                    let tcp = |ip: &IpAddr| ResolvedAddress::Tcp(SocketAddr::new(*ip, *port));
+                    let name: Option<Arc<str>> = (origin.scheme == Scheme::Https).then(|| host.as_str().into());
+                    let tcp = |ip: &IpAddr| match &name {
+                        Some(name) => ResolvedAddress::Tls(SocketAddr::new(*ip, *port), Arc::clone(name)),
+                        None => ResolvedAddress::Tcp(SocketAddr::new(*ip, *port)),
+                    };
                     match literal(host) {
                         Some(ip) => vec![tcp(&ip)],
                         None => known.get(host).into_iter().flatten().map(tcp).collect(),
@@ -82,7 +97,7 @@ pub fn table(snapshot: &Snapshot, known: &KnownHosts) -> OriginTable {
                 }
             }
         }
-        table.insert(origin.name.clone(), resolved);
+        table.insert(origin.name.clone(), Whereabouts { addresses: resolved, tls: origin.tls.clone() });
     }
     table
 }
@@ -97,10 +112,7 @@ mod tests {
     use super::*;
     use crate::policy::IdentitySets;
     use crate::policy::Rules;
-    use crate::registry::{
-        ClientAuth, ClientAuthMode, HostnameRecord, Mode, Name, Origin, RecordId, Scheme, TlsVersion,
-    };
-    use std::sync::Arc;
+    use crate::registry::{ClientAuth, ClientAuthMode, HostnameRecord, Mode, Name, Origin, RecordId, TlsVersion};
 
     fn record(name: &str, origin: &str, addresses: Vec<OriginAddress>) -> Arc<HostnameRecord> {
         let client_auth = ClientAuth {
@@ -146,7 +158,7 @@ mod tests {
         let table = table(&snapshot, &known);
         let tcp = |text: &str| ResolvedAddress::Tcp(text.parse().unwrap());
         let unix = ResolvedAddress::Unix("/run/app.sock".into());
-        assert_eq!(table["app"], [tcp("10.0.0.7:80"), tcp("10.0.0.1:81"), tcp("[::1]:82"), unix]);
-        assert_eq!(table["gone"], []);
+        assert_eq!(table["app"].addresses, [tcp("10.0.0.7:80"), tcp("10.0.0.1:81"), tcp("[::1]:82"), unix]);
+        assert_eq!(table["gone"].addresses, []);
     }
 }

@@ -1,5 +1,6 @@
 //! One hostname's record and what it shares with others.
 
+use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,7 +74,7 @@ impl std::fmt::Debug for ServerCertificate {
 }
 
 /// One CA certificate of a CA set.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Ca {
     /// The certificate, DER.
     pub der: Vec<u8>,
@@ -123,6 +124,8 @@ pub enum Scheme {
     /// All of them are Unix-domain sockets, which say nothing.
     Any,
     Http,
+    /// HTTP over TLS.
+    Https,
     Tcp,
 }
 
@@ -137,6 +140,53 @@ pub enum ProxyProtocol {
     V2,
 }
 
+impl Scheme {
+    /// Whether it is HTTP, in any form.
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Https)
+    }
+
+    /// As URLs have it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Any => "unix",
+            Self::Http => "http",
+            Self::Https => "https",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+/// How TLS is spoken with an origin.
+#[derive(Clone, Debug)]
+pub struct OriginTls {
+    /// The CAs that may have issued the origin's certificate.
+    pub cas: Arc<CaSet>,
+    /// Certificates that are trusted themselves, whoever issued them.
+    pub pinned: Vec<Ca>,
+    /// The name the origin's certificate must be for; `None`: the host of the URL.
+    pub server_name: Option<String>,
+    /// Our own certificate, for origins that ask for one.
+    pub certificate: Option<ServerCertificate>,
+    pub min_version: TlsVersion,
+    /// SHA-256 over everything above: its TLS identity. Connections of one digest are alike, those of two are never mixed.
+    pub digest: [u8; 32],
+}
+
+impl PartialEq for OriginTls {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl Eq for OriginTls {}
+
+impl Hash for OriginTls {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.digest.hash(state);
+    }
+}
+
 /// Where a hostname's bytes go.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Origin {
@@ -145,7 +195,9 @@ pub struct Origin {
     /// At least one.
     pub addresses: Vec<OriginAddress>,
     pub scheme: Scheme,
-    /// Bound on one attempt to connect.
+    /// Present exactly when the scheme is `Https` and the files it rests on have been read.
+    pub tls: Option<Arc<OriginTls>>,
+    /// Bound on one attempt to connect, TLS included.
     pub connect_timeout: Duration,
     /// What each connection opens with.
     pub proxy_protocol: ProxyProtocol,
@@ -182,6 +234,7 @@ impl Origin {
             name,
             addresses,
             scheme,
+            tls: None,
             connect_timeout: Self::CONNECT_TIMEOUT_DEFAULT,
             proxy_protocol: ProxyProtocol::Off,
             idle_connections_max: Self::IDLE_CONNECTIONS_DEFAULT,

@@ -6,8 +6,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use super::labels::{
-    Ejection, GoAway, Limit, OriginConnect, Pool, Protocol, ProxyHeader, Redirect, Retry, StatusClass, StreamReset,
-    TenantCache, Ticket, Timeout, TunnelEnd, Verified, Version,
+    Ejection, GoAway, Limit, OriginConnect, OriginHandshake, Pool, Protocol, ProxyHeader, Redirect, Retry, StatusClass,
+    StreamReset, TenantCache, Ticket, Timeout, TunnelEnd, Verified, Version,
 };
 use crate::policy::Refusal;
 
@@ -48,6 +48,8 @@ pub enum Counter {
     Ejection(Ejection),
     /// `hostward_origin_panics_total`: an address was chosen although all were left out.
     OriginPanic,
+    /// `hostward_origin_handshakes_total{kind}`.
+    OriginHandshake(OriginHandshake),
     /// `hostward_tunnels_ended_total{end}`.
     TunnelEnd(TunnelEnd),
     /// `hostward_requests_total{protocol,status_class}`.
@@ -86,7 +88,8 @@ const TIMEOUT: usize = LIMIT + Limit::ALL.len();
 const ORIGIN_CONNECT: usize = TIMEOUT + Timeout::ALL.len();
 const EJECTION: usize = ORIGIN_CONNECT + OriginConnect::ALL.len();
 const ORIGIN_PANIC: usize = EJECTION + Ejection::ALL.len();
-const TUNNEL_END: usize = ORIGIN_PANIC + 1;
+const ORIGIN_HANDSHAKE: usize = ORIGIN_PANIC + 1;
+const TUNNEL_END: usize = ORIGIN_HANDSHAKE + OriginHandshake::ALL.len();
 const REQUEST: usize = TUNNEL_END + TunnelEnd::ALL.len();
 const GOAWAY: usize = REQUEST + Protocol::ALL.len() * StatusClass::ALL.len();
 const STREAM_RESET: usize = GOAWAY + GoAway::ALL.len();
@@ -120,6 +123,7 @@ impl Counter {
             .chain(OriginConnect::ALL.iter().copied().map(Self::OriginConnect))
             .chain(Ejection::ALL.iter().copied().map(Self::Ejection))
             .chain([Self::OriginPanic])
+            .chain(OriginHandshake::ALL.iter().copied().map(Self::OriginHandshake))
             .chain(TunnelEnd::ALL.iter().copied().map(Self::TunnelEnd))
             .chain(
                 Protocol::ALL
@@ -156,6 +160,7 @@ impl Counter {
             Self::OriginConnect(result) => ORIGIN_CONNECT + result as usize,
             Self::Ejection(cause) => EJECTION + cause as usize,
             Self::OriginPanic => ORIGIN_PANIC,
+            Self::OriginHandshake(kind) => ORIGIN_HANDSHAKE + kind as usize,
             Self::TunnelEnd(end) => TUNNEL_END + end as usize,
             Self::Request(protocol, class) => REQUEST + protocol as usize * StatusClass::ALL.len() + class as usize,
             Self::GoAway(code) => GOAWAY + code as usize,

@@ -117,6 +117,12 @@ labels! {
         NoResources => "no_resources",
         /// The address did not answer in time.
         TimedOut => "timed_out",
+        /// TLS: the origin's certificate is not one we trust for it.
+        TlsCertificate => "tls_certificate_error",
+        /// TLS: the origin gave up, with an alert.
+        TlsAlert => "tls_alert_received",
+        /// TLS failed otherwise.
+        TlsProtocol => "tls_protocol_error",
         /// The name has no address.
         Unresolved => "unresolved",
         /// No address of the origin could be reached; the client was let go.
@@ -139,6 +145,13 @@ labels! {
         Connect => "connect",
         /// Exchanges ended in an error of ours, `origin.eject_after` in a row.
         Response => "response",
+    }
+
+    /// A TLS handshake with an origin that succeeded (`hostward_origin_handshakes_total{kind}`).
+    OriginHandshake {
+        Full => "full",
+        /// It resumed an earlier session.
+        Resumed => "resumed",
     }
 
     /// How an established connection ended (`hostward_tunnels_ended_total{end}`).

@@ -94,6 +94,10 @@ const PANICS: Family = Family {
     name: "hostward_origin_panics_total",
     help: "Exchanges sent to an address although all of its origin were left out or down.",
 };
+const ORIGIN_HANDSHAKES: Family = Family {
+    name: "hostward_origin_handshakes_total",
+    help: "TLS handshakes with origins that succeeded, in full or resumed.",
+};
 const TUNNELS_ENDED: Family =
     Family { name: "hostward_tunnels_ended_total", help: "Established connections that ended, by the way they did." };
 const REQUESTS: Family =
@@ -227,6 +231,7 @@ fn describe(counter: Counter) -> (&'static Family, Vec<Label<'static>>) {
         Counter::OriginConnect(result) => (&ORIGIN_CONNECTS, vec![("result", result.label())]),
         Counter::Ejection(cause) => (&EJECTIONS, vec![("cause", cause.label())]),
         Counter::OriginPanic => (&PANICS, vec![]),
+        Counter::OriginHandshake(kind) => (&ORIGIN_HANDSHAKES, vec![("kind", kind.label())]),
         Counter::TunnelEnd(end) => (&TUNNELS_ENDED, vec![("end", end.label())]),
         Counter::Request(protocol, class) => {
             (&REQUESTS, vec![("protocol", protocol.label()), ("status_class", class.label())])

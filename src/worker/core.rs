@@ -8,7 +8,6 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use crate::proxy::buffers::Buffers;
 use crate::proxy::http1::Slots;
 use crate::proxy::origin::Origins;
-use crate::proxy::origin::tell::Tell;
 use crate::ring::{self, Signal};
 use crate::telemetry::counters::{Counter, Gauge, Shard};
 use crate::telemetry::histograms::Histograms;
@@ -22,7 +21,7 @@ use super::hellos::{HELLOS_BYTES_MAX, Hellos};
 use super::request_ids::RequestIds;
 use super::sessions::Sessions;
 use super::traces::Traces;
-use super::{Logs, Published, WorkerConfig};
+use super::{Published, WorkerConfig};
 
 /// The shared state of one worker. Single-threaded; nothing of it is seen by another core.
 pub struct Core {
@@ -124,6 +123,7 @@ impl Drop for Shaking<'_> {
 
 impl Core {
     /// Puts a worker's state together.
+    #[allow(clippy::too_many_arguments, reason = "each part is made where its failure can be told")]
     pub fn new(
         config: WorkerConfig,
         shard: Arc<Shard>,
@@ -131,10 +131,9 @@ impl Core {
         cache: Cache,
         refusals: Refusals,
         request_ids: RequestIds,
-        logs: Logs,
+        access: Writer,
+        origins: Origins,
     ) -> Rc<Self> {
-        let Logs { events, access } = logs;
-        let origins = Origins::new(Tell::new(events, config.index));
         origins.update(&published.origins, &published.down, Instant::now(), &shard);
         let traces = config.trace_sampling.map(Traces::new);
         shard.set(Gauge::Generation, published.snapshot.generation);

@@ -113,7 +113,7 @@ async fn tunnel(
     let tunnel = Tunnel {
         client: socket,
         tls: &session.tls,
-        origin: &lease.socket,
+        origin: &lease.wire,
         shard: &core.shard,
         buffers: &core.buffers,
         traffic: &traffic,
@@ -305,7 +305,14 @@ impl<'a> Connection<'a> {
                 return Next::Tunnel(Box::new(Switched { lease, leftover, line }));
             }
             End::Unanswered(error) => {
-                requests::log_unanswered(core, self.session, &tenant, error, ended.address.as_deref());
+                requests::log_unanswered(
+                    core,
+                    self.session,
+                    &tenant,
+                    error,
+                    ended.address.as_deref(),
+                    ended.detail.as_deref(),
+                );
                 if let Some(line) = &mut line {
                     line.request.proxy_error = Some(error.label());
                 }

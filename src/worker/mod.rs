@@ -32,6 +32,8 @@ use ipnet::IpNet;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::proxy::http1::HeadLimits;
+use crate::proxy::origin::Origins;
+use crate::proxy::origin::tell::Tell;
 use crate::registry::origins::{DownTable, OriginTable};
 use crate::registry::{HostnameRecord, Snapshot};
 use crate::ring::{self, Receiver, RingConfig, Runtime, Sender};
@@ -241,7 +243,10 @@ fn prepare(
     let cache = Cache::new(factory, Arc::clone(&shard), config.tenants_bytes_max, config.misses_max);
     let refusals = Refusals::new(logs.events.clone(), Arc::clone(&shard), 0);
     let request_ids = RequestIds::new()?;
-    let core = Core::new(config, shard, initial, cache, refusals, request_ids, logs);
+    // What `tls.cipher_suites` narrows is what clients are served with.
+    let provider = Arc::new(config.provider.build(&config.groups, &[])?);
+    let origins = Origins::new(Tell::new(logs.events, config.index), provider);
+    let core = Core::new(config, shard, initial, cache, refusals, request_ids, logs.access, origins);
     Ok((runtime, core))
 }
 

@@ -82,7 +82,14 @@ pub fn count_late(core: &Core, late: Option<Late>) {
 }
 
 /// Logs a request that its origin gave no answer to: the error the client is told, and where it happened.
-pub fn log_unanswered(core: &Core, session: &Session, tenant: &Tenant, error: ProxyError, address: Option<&Address>) {
+pub fn log_unanswered(
+    core: &Core,
+    session: &Session,
+    tenant: &Tenant,
+    error: ProxyError,
+    address: Option<&Address>,
+    detail: Option<&str>,
+) {
     let unreachable = matches!(
         error,
         ProxyError::ConnectionRefused
@@ -97,6 +104,7 @@ pub fn log_unanswered(core: &Core, session: &Session, tenant: &Tenant, error: Pr
         hostname: session.server_name.as_deref(),
         address: address.map(|address| address.key() as &dyn std::fmt::Display),
         error: error.label(),
+        detail,
     });
 }
 

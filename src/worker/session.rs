@@ -220,6 +220,7 @@ async fn connect_and_tunnel(
                 hostname: session.server_name.as_deref(),
                 address: unreachable.address.as_ref().map(|address| address.key() as &dyn std::fmt::Display),
                 error: unreachable.error().label(),
+                detail: unreachable.detail.as_deref(),
             });
             if core.access.enabled() {
                 seen.address.set(unreachable.address.as_ref().and_then(|address| address.key().tcp()));
@@ -228,15 +229,17 @@ async fn connect_and_tunnel(
             return (TunnelEnd::OriginUnreachable, Outgoing::default());
         }
     };
-    let origin = &lease.socket;
+    let origin = &lease.wire;
     let elapsed = std::time::Instant::now().saturating_duration_since(began);
     core.histograms.borrow_mut().origin_connect.record_us(elapsed.as_micros() as u64);
     if core.access.enabled() {
         seen.connect.set(Some(elapsed));
-        seen.address.set(origin.peer_address());
+        seen.address.set(lease.address().key().tcp());
     }
     if record.origin.proxy_protocol != ProxyProtocol::Off {
-        let (result, _) = origin.send(proxy_header(socket, session, record.origin.proxy_protocol)).await;
+        let header = proxy_header(socket, session, record.origin.proxy_protocol);
+        let filled = header.len();
+        let (result, _) = origin.send_prefix(&core.buffers, header, filled).await;
         if result.is_err() {
             return (TunnelEnd::OriginAborted, Outgoing::default());
         }

@@ -32,6 +32,7 @@
 //! | 330-339 | `http1_bodies` | gigabytes in bounded memory; slow clients and origins that break |
 //! | 340-349 | `http1_tools` | curl, wrk and h2load in HTTP mode; reload and drain under load |
 //! | 350-359 | `handover` | HTTP, redirects and the access log across a hand-over |
+//! | 360-374 | `origin_tls` | https:// origins: whom we trust, who we are, truncation, sessions, pools |
 //! | 390-404 | `balance` | which address a request goes to, and which it no longer goes to |
 //! | 405-419 | `health` | checks of origins; what is told of an answer that did not come; retries and the whole time |
 //! | 420-429 | `headers_identity` | what each set of identity headers says; forwarding headers from those we trust or not |
@@ -68,6 +69,7 @@ mod http1_pool;
 mod http1_smuggling;
 mod http1_tools;
 mod limits;
+mod origin_tls;
 mod origins;
 mod proxy_protocol;
 mod records;

@@ -3,6 +3,7 @@
 //! | URL | meaning |
 //! |---|---|
 //! | `http://HOST:PORT` | HTTP/1.1 to a name, an IPv4 address or a bracketed IPv6 address; without a port: 80 |
+//! | `https://HOST:PORT` | the same over TLS; without a port: 443 |
 //! | `tcp://HOST:PORT` | bytes over TCP to a name, an IPv4 address or a bracketed IPv6 address |
 //! | `unix:PATH` | a Unix-domain stream socket; the path is relative to the file that names it |
 
@@ -15,8 +16,12 @@ use std::time::Duration;
 use super::balancing::{balancing, retries};
 use super::check::check;
 use super::settings::SOCKET_PATH_BYTES_MAX;
-use crate::config::reader::{Value, quote};
-use crate::registry::{Mode, Name, Origin, OriginAddress, ProxyProtocol, Scheme};
+use super::tls::min_version;
+use crate::config::reader::{Table, Value, quote};
+use crate::config::report::Place;
+use crate::config::types::{CertificateFiles, OriginTlsFiles};
+use crate::registry::balancing::CheckKind;
+use crate::registry::{Mode, Name, Origin, OriginAddress, ProxyProtocol, Scheme, TlsVersion};
 
 pub const ORIGIN_KEYS: &[&str] = &[
     "url",
@@ -32,7 +37,10 @@ pub const ORIGIN_KEYS: &[&str] = &[
     "request_timeout",
     "retries",
     "retry_on_status",
+    "tls",
 ];
+
+const ORIGIN_TLS_KEYS: &[&str] = &["ca", "sni", "certificate", "private_key", "min_version"];
 
 /// From a neighbour in the rack to the longest that a client waits.
 const CONNECT_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(300);
@@ -46,6 +54,9 @@ const IDLE_CONNECTIONS: RangeInclusive<usize> = 0..=4096;
 /// The port of an `http://` URL that names none.
 const HTTP_PORT: u16 = 80;
 
+/// The port of an `https://` URL that names none.
+const HTTPS_PORT: u16 = 443;
+
 /// The most addresses one origin may have: every worker tries them in turn, and a client that waits for more of them to
 /// fail has long gone.
 const ADDRESSES_MAX: usize = 64;
@@ -54,10 +65,18 @@ const ADDRESSES_MAX: usize = 64;
 const NAME_BYTES_MAX: usize = 64;
 
 /// Schemes of issues to come, so that the error can say that they are known.
-const SCHEMES_NOT_BUILT: [&str; 2] = ["https", "h2c"];
+const SCHEMES_NOT_BUILT: [&str; 1] = ["h2c"];
+
+/// An origin as the file says it, and the files its TLS rests on.
+#[derive(Clone, Debug)]
+pub struct OriginDraft {
+    pub origin: Arc<Origin>,
+    /// Present exactly when the scheme is https.
+    pub tls: Option<Arc<OriginTlsFiles>>,
+}
 
 /// `[origin.NAME]`
-pub fn origin(value: Value<'_>) -> Option<Arc<Origin>> {
+pub fn origin(value: Value<'_>) -> Option<OriginDraft> {
     let name = value.key;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(plain) {
@@ -97,9 +116,9 @@ pub fn origin(value: Value<'_>) -> Option<Arc<Origin>> {
         const VERSIONS: [(&str, ProxyProtocol); 3] =
             [("off", ProxyProtocol::Off), ("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)];
         origin.proxy_protocol = value.choice(&VERSIONS).unwrap_or(ProxyProtocol::Off);
-        if origin.proxy_protocol != ProxyProtocol::Off && origin.scheme == Scheme::Http {
+        if origin.proxy_protocol != ProxyProtocol::Off && origin.scheme.is_http() {
             value.error(
-                "has no meaning for http://: connections are used by one client after the other, and each request says \
+                "has no meaning for HTTP: connections are used by one client after the other, and each request says \
                  who it is from; remove it, or write tcp:// and mode = \"tcp\"",
             );
         }
@@ -118,7 +137,13 @@ pub fn origin(value: Value<'_>) -> Option<Arc<Origin>> {
     }
     origin.retries = retries(&table);
     origin.balancing = balancing(&table, origin.scheme);
-    origin.check = table.get("check").and_then(|value| check(value, name));
+    if let Some(value) = table.get("check") {
+        origin.check = check(value, name);
+        let asks = origin.check.as_ref().is_some_and(|check| matches!(check.kind, CheckKind::Http { .. }));
+        if asks && origin.scheme == Scheme::Https {
+            value.error("of kind = \"http\" does not speak TLS yet; for https:// write kind = \"tcp\"");
+        }
+    }
     let of_requests =
         ["idle_connections_per_worker", "share", "response_timeout", "request_timeout", "retries", "retry_on_status"];
     for key in of_requests {
@@ -126,13 +151,71 @@ pub fn origin(value: Value<'_>) -> Option<Arc<Origin>> {
             value.error("has no meaning for tcp://, where each client has a connection of its own; remove it");
         }
     }
-    Some(Arc::new(origin))
+    let mut tls = None;
+    if let Some(value) = table.get("tls") {
+        let files = value.table(format!("[origin.{name}.tls]"), ORIGIN_TLS_KEYS).map(|table| origin_tls(&table));
+        if origin.scheme == Scheme::Https {
+            tls = files;
+        } else {
+            value.error("has no meaning here: TLS is spoken with https:// origins only; remove it, or write https://");
+        }
+    } else if origin.scheme == Scheme::Https {
+        tls = Some(OriginTlsFiles::of_system(table.place()));
+    }
+    Some(OriginDraft { origin: Arc::new(origin), tls: tls.map(Arc::new) })
+}
+
+impl OriginTlsFiles {
+    /// Every default: the CAs of the system, the host of the URL, no certificate of our own.
+    fn of_system(place: Place) -> Self {
+        Self { place, ca: Vec::new(), server_name: None, certificate: None, min_version: TlsVersion::V1_2 }
+    }
+}
+
+/// `[origin.NAME.tls]`
+fn origin_tls(table: &Table<'_>) -> OriginTlsFiles {
+    let mut tls = OriginTlsFiles::of_system(table.place());
+    if let Some(value) = table.get("ca") {
+        tls.ca = value.one_or_more().iter().filter_map(|element| Some((element.path()?, element.place()))).collect();
+    }
+    tls.server_name = table.get("sni").and_then(server_name);
+    let certificate = table.get("certificate").and_then(|value| Some((value.path()?, value.place())));
+    let key = table.get("private_key").and_then(|value| Some((value.path()?, value.place())));
+    if let (None, Some((_, place))) = (&certificate, &key) {
+        table.error_at(
+            place,
+            "private_key stands without a certificate; name the file of our certificate as certificate",
+        );
+    }
+    tls.certificate = certificate.map(|(certificate, place)| {
+        let (private_key, key_place) = key.unwrap_or_else(|| (certificate.clone(), place.clone()));
+        CertificateFiles { place, certificate, private_key, key_place }
+    });
+    if let Some(version) = table.get("min_version").and_then(min_version) {
+        tls.min_version = version;
+    }
+    tls
+}
+
+/// `sni`: a name, since addresses are never sent in it (RFC 6066 section 3).
+fn server_name(value: Value<'_>) -> Option<String> {
+    let text = value.string()?;
+    let reason = match Name::parse_record(text) {
+        Ok(name) if name.is_wildcard() => "an origin has one name, not a wildcard".to_owned(),
+        Ok(name) => return Some(name.as_str().to_owned()),
+        Err(crate::registry::name::NameError::IpAddress) => {
+            "an address is verified as the host of the URL, and never sent; remove the key".to_owned()
+        }
+        Err(error) => error.to_string(),
+    };
+    value.error(format!("is {}: {reason}", quote(text)));
+    None
 }
 
 /// What `hostname.origin` says: the name of a table, or a URL that is an origin of its own with every default.
 pub enum OriginReference {
     Named(String),
-    Url(Arc<Origin>),
+    Url(OriginDraft),
 }
 
 /// `hostname.origin`
@@ -147,12 +230,13 @@ pub fn reference(value: Value<'_>) -> Option<OriginReference> {
     // two spellings of one address are one.
     let name = match &address {
         OriginAddress::Tcp { host, port } => {
-            let scheme = if scheme == Scheme::Http { "http" } else { "tcp" };
+            let scheme = scheme.word();
             if host.contains(':') { format!("{scheme}://[{host}]:{port}") } else { format!("{scheme}://{host}:{port}") }
         }
         OriginAddress::Unix(path) => format!("unix:{}", path.display()),
     };
-    Some(OriginReference::Url(Arc::new(Origin::new(name, vec![address], scheme))))
+    let tls = (scheme == Scheme::Https).then(|| Arc::new(OriginTlsFiles::of_system(value.place())));
+    Some(OriginReference::Url(OriginDraft { origin: Arc::new(Origin::new(name, vec![address], scheme)), tls }))
 }
 
 /// Says what is wrong with an origin for a hostname of this mode, and what to write instead.
@@ -168,8 +252,9 @@ pub fn unfit(origin: &Origin, mode: Mode) -> Option<String> {
             "origin {name} is tcp://, and mode is \"http\"; write \"{}\", or mode = \"tcp\" to forward bytes as they come",
             example("http")
         )),
-        (Mode::Tcp, Scheme::Http) => Some(format!(
-            "origin {name} is http://, and mode is \"tcp\"; write \"{}\", or mode = \"http\"",
+        (Mode::Tcp, scheme) if scheme.is_http() => Some(format!(
+            "origin {name} is {}://, and mode is \"tcp\"; write \"{}\", or mode = \"http\"",
+            scheme.word(),
             example("tcp")
         )),
         (Mode::Http, _) if origin.proxy_protocol != ProxyProtocol::Off => Some(format!(
@@ -219,21 +304,27 @@ fn parse_url(text: &str) -> Result<(Scheme, OriginAddress), String> {
     }
     let (scheme, authority) = match text.split_once("://") {
         Some(("http", authority)) => (Scheme::Http, authority),
+        Some(("https", authority)) => (Scheme::Https, authority),
         Some(("tcp", authority)) => (Scheme::Tcp, authority),
         _ => {
             let scheme = text.split(':').next().unwrap_or_default();
             if SCHEMES_NOT_BUILT.contains(&scheme) {
                 return Err(format!("the scheme {scheme} is not built yet; {EXAMPLES}"));
             }
-            return Err(format!("an origin's scheme is http, tcp or unix; {EXAMPLES}"));
+            return Err(format!("an origin's scheme is http, https, tcp or unix; {EXAMPLES}"));
         }
     };
     if authority.contains(['/', '?', '#', '@']) {
         return Err(format!("only a host and a port may follow the scheme; {EXAMPLES}"));
     }
     let without_port = !authority.ends_with(']') && authority.contains(':');
-    if scheme == Scheme::Http && !without_port {
-        return Ok((scheme, OriginAddress::Tcp { host: parse_host(authority)?, port: HTTP_PORT }));
+    let default_port = match scheme {
+        Scheme::Http => Some(HTTP_PORT),
+        Scheme::Https => Some(HTTPS_PORT),
+        _ => None,
+    };
+    if let Some(port) = default_port.filter(|_| !without_port) {
+        return Ok((scheme, OriginAddress::Tcp { host: parse_host(authority)?, port }));
     }
     let (host, port) = authority.rsplit_once(':').ok_or_else(|| format!("the port is missing; {EXAMPLES}"))?;
     let digits = port.bytes().all(|byte| byte.is_ascii_digit());
@@ -298,12 +389,11 @@ mod tests {
     #[test]
     fn what_is_no_url_says_why() {
         for (text, part) in [
-            ("https://10.0.0.5:80", "not built yet"),
             ("http://::1", "brackets"),
             ("http://10.0.0.5:80/", "only a host and a port"),
             ("h2c://10.0.0.5:80", "not built yet"),
-            ("ftp://10.0.0.5:80", "scheme is http, tcp or unix"),
-            ("10.0.0.5:80", "scheme is http, tcp or unix"),
+            ("ftp://10.0.0.5:80", "scheme is http, https, tcp or unix"),
+            ("10.0.0.5:80", "scheme is http, https, tcp or unix"),
             ("tcp://10.0.0.5", "port is missing"),
             ("tcp://10.0.0.5:0", "between 1 and 65535"),
             ("tcp://10.0.0.5:+80", "between 1 and 65535"),

@@ -7,8 +7,8 @@ use std::hash::{Hash, Hasher};
 use aws_lc_rs::digest::{Context, SHA256, digest};
 
 use crate::policy::rules::RuleSpec;
-use crate::registry::HostnameRecord;
 use crate::registry::record::ClientAuth;
+use crate::registry::{HostnameRecord, OriginTls};
 
 /// SHA-256 of bytes.
 pub fn of_bytes(bytes: &[u8]) -> [u8; 32] {
@@ -53,6 +53,18 @@ pub fn of_record<'a>(record: &HostnameRecord, rules: impl Iterator<Item = &'a Ru
     ca_set.as_ref().map(|set| set.digest).hash(&mut sha256);
     rules.collect::<Vec<_>>().hash(&mut sha256);
     (origin, min_version, cipher_suites, alpn).hash(&mut sha256);
+    fixed(sha256.0.finish().as_ref())
+}
+
+/// The TLS identity of an origin: over everything but the digest itself. Of our certificate the key is left out, as it is of
+/// a record's.
+pub fn of_origin_tls(tls: &OriginTls) -> [u8; 32] {
+    let OriginTls { cas, pinned, server_name, certificate, min_version, digest: _ } = tls;
+    let mut sha256 = Sha256(Context::new(&SHA256));
+    cas.digest.hash(&mut sha256);
+    pinned.iter().map(|certificate| &certificate.der).collect::<Vec<_>>().hash(&mut sha256);
+    certificate.as_ref().map(|certificate| &certificate.chain).hash(&mut sha256);
+    (server_name, min_version).hash(&mut sha256);
     fixed(sha256.0.finish().as_ref())
 }
 

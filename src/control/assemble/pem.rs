@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use super::dates::Validity;
 use super::digest;
 use crate::registry::record::PrivateKey;
-use crate::registry::{Name, ServerCertificate};
+use crate::registry::{Ca, Name, ServerCertificate};
 
 /// The largest PEM file, in bytes: some ten thousand CAs.
 const PEM_BYTES_MAX: u64 = 16 << 20;
@@ -58,12 +58,30 @@ pub struct CaFile {
 }
 
 /// One CA.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct CaCertificate {
     pub der: Vec<u8>,
     /// SHA-256 of the DER.
     pub digest: [u8; 32],
     pub validity: Validity,
+}
+
+impl CaCertificate {
+    /// As records have it.
+    pub fn to_ca(&self) -> Ca {
+        Ca {
+            der: self.der.clone(),
+            not_before_unix_s: self.validity.not_before_unix_s,
+            not_after_unix_s: self.validity.not_after_unix_s,
+        }
+    }
+}
+
+/// The certificates of one file that an origin is verified by.
+pub struct TrustedFile {
+    /// At least one, each with whether it is a CA.
+    pub certificates: Vec<(CaCertificate, bool)>,
+    pub holds_private_key: bool,
 }
 
 /// Reads a certificate chain, leaf first, and its private key. `key_path` may be the same file.
@@ -186,7 +204,45 @@ pub fn read_cas(path: &Path) -> Result<CaFile, Vec<String>> {
     Ok(CaFile { cas, holds_private_key: !sections.keys.is_empty() })
 }
 
-fn read_ca(der: &[u8]) -> Result<CaCertificate, String> {
+/// Reads the certificates of a file that an origin is verified by: CAs, or the origin's own certificate.
+///
+/// # Errors
+///
+/// All reasons why the file cannot be used; one bad certificate spoils it, since leaving it out would change whom one
+/// trusts.
+pub fn read_trusted(path: &Path) -> Result<TrustedFile, Vec<String>> {
+    let sections = Sections::read(path).map_err(|reason| vec![reason])?;
+    if sections.certificates.is_empty() {
+        return Err(vec![sections.nothing_found("certificate")]);
+    }
+    let mut reasons = Vec::new();
+    let mut certificates = Vec::with_capacity(sections.certificates.len());
+    for (index, der) in sections.certificates.iter().enumerate() {
+        let read = read_ca(der).map(|ca| (ca, true)).or_else(|_| {
+            let certificate = parse(der)?;
+            if certificate.version() != X509Version::V3 {
+                return Err(VERSION_1.to_owned());
+            }
+            let (digest, validity) = (digest::of_bytes(der), validity(&certificate));
+            Ok((CaCertificate { der: der.clone(), digest, validity }, false))
+        });
+        match read {
+            Ok(certificate) => certificates.push(certificate),
+            Err(reason) => reasons.push(format!("certificate {} {reason}", index + 1)),
+        }
+    }
+    if !reasons.is_empty() {
+        return Err(reasons);
+    }
+    Ok(TrustedFile { certificates, holds_private_key: !sections.keys.is_empty() })
+}
+
+/// Reads one CA.
+///
+/// # Errors
+///
+/// Why it is none.
+pub fn read_ca(der: &[u8]) -> Result<CaCertificate, String> {
     let certificate = parse(der)?;
     if certificate.version() != X509Version::V3 {
         return Err(VERSION_1.to_owned());

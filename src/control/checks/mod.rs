@@ -80,13 +80,13 @@ impl Checks {
             .collect();
         let is_wanted = |target: &Target, task: &Task| {
             origins.get(target.origin.as_str()).is_some_and(|check| **check == task.check)
-                && table.get(&target.origin).is_some_and(|addresses| addresses.contains(&target.address))
+                && table.get(&target.origin).is_some_and(|found| found.addresses.contains(&target.address))
         };
         let before = self.down_count();
         self.tasks.retain(|target, task| is_wanted(target, task));
         self.changed |= self.down_count() != before;
         for (name, check) in origins {
-            for address in table.get(name).into_iter().flatten() {
+            for address in table.get(name).into_iter().flat_map(|found| &found.addresses) {
                 let target = Target { origin: name.to_owned(), address: address.clone() };
                 if self.tasks.contains_key(&target) {
                     continue;

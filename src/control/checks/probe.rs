@@ -21,7 +21,9 @@ use crate::registry::origins::ResolvedAddress;
 pub async fn probe(address: &ResolvedAddress, check: &Check) -> Result<(), String> {
     let asking = async {
         match address {
-            ResolvedAddress::Tcp(tcp) => ask(TcpStream::connect(tcp).await, address, &check.kind).await,
+            ResolvedAddress::Tcp(tcp) | ResolvedAddress::Tls(tcp, _) => {
+                ask(TcpStream::connect(tcp).await, address, &check.kind).await
+            }
             ResolvedAddress::Unix(path) => ask(UnixStream::connect(path).await, address, &check.kind).await,
         }
     };
@@ -39,7 +41,7 @@ where
     let CheckKind::Http { path, host, expect } = kind else { return Ok(()) };
     let host = match (host, address) {
         (Some(host), _) => host.clone(),
-        (None, ResolvedAddress::Tcp(address)) => address.to_string(),
+        (None, ResolvedAddress::Tcp(address) | ResolvedAddress::Tls(address, _)) => address.to_string(),
         (None, ResolvedAddress::Unix(_)) => "localhost".to_owned(),
     };
     let status = status(stream, path, &host).await.map_err(|error| format!("no answer: {error}"))?;

@@ -18,12 +18,13 @@ use super::downstream::{Downstream, Ending};
 use super::reply::{Asked, Fate, Reply};
 use super::{BadBody, Body, Framing, HeadLimits, ProxyError, Slots};
 use crate::proxy::buffers::GATHER_BYTES;
-use crate::proxy::origin::{Address, Lease, Origins, Place, Unreachable};
+use crate::proxy::origin::{Address, Lease, Origins, Place, Unreachable, Wire};
 use crate::registry::Origin;
-use crate::ring::{self, Receive, Sleep, Socket};
+use crate::ring::{self, Receive, Sleep};
 use crate::telemetry::counters::{Counter, Pool, Retry, Shard};
 use crate::telemetry::histograms::Histograms;
 use crate::tls::Tenant;
+use crate::tls::origin::Fault;
 
 /// The rest of a body that nobody wants any more is read up to here to keep the connection; a longer one ends it.
 pub const DISCARD_BYTES: u64 = 64 * 1024;
@@ -93,13 +94,15 @@ pub struct Ended {
     pub late: Option<Late>,
     /// Where it went last.
     pub address: Option<Rc<Address>>,
+    /// What there is to say about an error beyond its name, for the log.
+    pub detail: Option<String>,
     pub facts: Facts,
 }
 
 impl Ended {
     /// Nothing of a response was passed on.
     fn early(end: End, address: Option<Rc<Address>>, facts: Facts) -> Self {
-        Self { end, status: 0, late: None, address, facts }
+        Self { end, status: 0, late: None, address, detail: None, facts }
     }
 }
 
@@ -178,7 +181,8 @@ pub async fn run<D: Downstream>(
                 facts.address = unreachable.address.as_ref().and_then(|address| address.key().tcp());
                 let late = unreachable.out_of_time.then_some(Late::Request { of_client: false });
                 let end = End::Unanswered(unreachable.error());
-                return Ended { late, ..Ended::early(end, unreachable.address, facts) };
+                let detail = unreachable.detail;
+                return Ended { late, detail, ..Ended::early(end, unreachable.address, facts) };
             }
         };
         facts.address = lease.address().key().tcp();
@@ -193,7 +197,7 @@ pub async fn run<D: Downstream>(
         let flight = Flight {
             setting,
             client,
-            origin: &lease.socket,
+            origin: &lease.wire,
             order: &order,
             response_timeout: origin.response_timeout,
             deadline,
@@ -233,7 +237,7 @@ pub async fn run<D: Downstream>(
             } else {
                 retries_left -= 1;
                 tried.push(Rc::clone(lease.address()));
-                lease.socket.reset_on_close();
+                lease.wire.reset_on_close();
             }
             facts.retried = true;
             (up, body) = (spare, left.into_inner());
@@ -311,7 +315,7 @@ async fn connect(
     };
     let took = Instant::now().saturating_duration_since(began);
     setting.histograms.borrow_mut().origin_connect.record_us(took.as_micros() as u64);
-    lease.socket.set_receive(Receive::Stream);
+    lease.wire.set_receive(Receive::Stream);
     Ok((lease, took))
 }
 
@@ -374,6 +378,7 @@ fn conclude(
     let address = Some(Rc::clone(lease.address()));
     let ended = |end| Ended { status, ..Ended::early(end, address.clone(), Facts::default()) };
     let whole = matches!(landed, Landed::Whole);
+    let failed = if whole { None } else { lease.wire.failed() };
     if whole && request_sent && reply.keeps_origin {
         setting.origins.keep(lease, tenant, setting.shard);
     } else if matches!(landed, Landed::Switched) {
@@ -383,10 +388,18 @@ fn conclude(
         setting.shard.count(Counter::Pool(Pool::Unfit));
         if !(whole && request_sent) {
             // The origin must not take what it has of the request for all of it.
-            lease.socket.reset_on_close();
+            lease.wire.reset_on_close();
         }
     }
     let broken = |error| if status == 0 { End::Unanswered(error) } else { End::BrokenOff };
+    if let (Landed::Dead | Landed::Unfinished | Landed::BrokenOff, Some(failed)) = (&landed, failed) {
+        let error = match failed.fault {
+            Fault::Certificate => ProxyError::TlsCertificateError,
+            Fault::Alert => ProxyError::TlsAlertReceived,
+            Fault::Protocol => ProxyError::TlsProtocolError,
+        };
+        return Ended { detail: Some(failed.detail), ..ended(broken(error)) };
+    }
     match landed {
         Landed::Whole => {
             let rest = (!request_sent && !body.is_done()).then_some(body);
@@ -409,6 +422,7 @@ fn conclude(
             status,
             late: Some(late),
             address,
+            detail: None,
             facts: Facts::default(),
         },
     }
@@ -418,7 +432,7 @@ fn conclude(
 struct Flight<'a, D> {
     setting: &'a Setting<'a>,
     client: &'a D,
-    origin: &'a Socket,
+    origin: &'a Wire,
     order: &'a Order,
     response_timeout: Duration,
     /// When the whole has taken too long.
@@ -493,7 +507,7 @@ impl<D: Downstream> Flight<'_, D> {
             if !up.is_empty() {
                 let filled = up.len();
                 self.setting.shard.add(Counter::BytesIn, filled as u64);
-                let (result, buffer) = self.origin.send_prefix(up, filled).await;
+                let (result, buffer) = self.origin.send_prefix(self.client.buffers(), up, filled).await;
                 self.moved.set(ring::now());
                 if self.retriable {
                     *self.spare.borrow_mut() = buffer;
@@ -591,7 +605,7 @@ impl<D: Downstream> Flight<'_, D> {
     /// Takes what has come of the response, as far as there is any and it fits. Ready with how the response ended, or with
     /// none when there is something to send.
     fn gather(&self, cx: &mut Context<'_>, gathered: &RefCell<D::Gathered>) -> Poll<Option<Landed>> {
-        let take = |bytes: &mut [u8]| {
+        let take = |bytes: &[u8]| {
             if self.first_byte.get().is_none() {
                 self.first_byte.set(Some(ring::now()));
             }

@@ -14,13 +14,14 @@ use h2::{Reason, RecvStream, SendStream};
 
 use super::client::poll_send;
 use crate::proxy::buffers::{Buffers, GATHER_BYTES};
+use crate::proxy::origin::Wire;
 use crate::proxy::tunnel::{HALF_CLOSED_IDLE, Traffic};
-use crate::ring::{self, Socket};
+use crate::ring;
 use crate::telemetry::counters::{Counter, Shard, TunnelEnd};
 
 /// One stream joined to one origin connection.
 pub struct Tunnel<'a> {
-    pub origin: &'a Socket,
+    pub origin: &'a Wire,
     pub shard: &'a Shard,
     pub buffers: &'a Buffers,
     pub traffic: &'a Traffic,
@@ -79,7 +80,7 @@ impl Tunnel<'_> {
                 self.traffic.in_bytes.set(self.traffic.in_bytes.get() + data.len() as u64);
                 let mut bytes = self.buffers.plain();
                 bytes.extend_from_slice(&data);
-                let (result, memory) = self.origin.send(bytes).await;
+                let (result, memory) = self.origin.send_prefix(self.buffers, bytes, data.len()).await;
                 self.buffers.keep_plain(memory);
                 if result.is_err() {
                     return TunnelEnd::OriginAborted;
@@ -92,7 +93,7 @@ impl Tunnel<'_> {
             }
         }
         // Fails only if the origin has reset, which its own direction reports.
-        let _ = self.origin.shutdown_write();
+        let _ = self.origin.finish(self.buffers).await;
         TunnelEnd::Clean
     }
 
@@ -111,9 +112,13 @@ impl Tunnel<'_> {
                     return Poll::Ready(Err(TunnelEnd::ClientAborted));
                 }
                 loop {
-                    match self.origin.poll_receive(cx, |bytes| gathered.extend_from_slice(bytes)) {
-                        Poll::Ready(Ok(Some(()))) if gathered.len() < GATHER_BYTES => {}
-                        Poll::Ready(Ok(Some(()))) => return Poll::Ready(Ok(true)),
+                    let take = |bytes: &[u8]| {
+                        gathered.extend_from_slice(bytes);
+                        Ok::<(), std::convert::Infallible>(())
+                    };
+                    match self.origin.poll_receive(cx, take) {
+                        Poll::Ready(Ok(Some(_))) if gathered.len() < GATHER_BYTES => {}
+                        Poll::Ready(Ok(Some(_))) => return Poll::Ready(Ok(true)),
                         // What came before the end is the client's; the end is met again by the next call.
                         Poll::Ready(_) | Poll::Pending if !gathered.is_empty() => return Poll::Ready(Ok(true)),
                         Poll::Ready(Ok(None)) => return Poll::Ready(Ok(false)),

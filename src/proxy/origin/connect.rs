@@ -11,20 +11,24 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use rustls::crypto::CryptoProvider;
 use socket2::SockAddr;
 
 use crate::proxy::http1::ProxyError;
 use crate::registry::origins::{DownTable, OriginTable, ResolvedAddress};
-use crate::registry::{HostnameRecord, Origin, RecordId};
+use crate::registry::{HostnameRecord, Origin, OriginTls, RecordId};
 use crate::ring::{self, Socket};
-use crate::telemetry::counters::{Counter, Ejection, Gauge, OriginConnect, Retry, Shard, Timeout};
+use crate::telemetry::counters::{Counter, Ejection, Gauge, OriginConnect, OriginHandshake, Retry, Shard, Timeout};
 use crate::tls::Tenant;
+use crate::tls::origin::{Client, Failed, Fault};
 
 use super::Address;
 use super::balance::{Ask, Balance, Choice, Taken, hash};
 use super::budget::Budget;
-use super::pool::Pool;
+use super::pool::{Pool, Whose};
 use super::tell::Tell;
+use super::tls::{NotShaken, Tls};
+use super::wire::Wire;
 
 /// Most addresses tried for one client connection. Each may take the connect timeout, and a client that waits longer than
 /// a few of them has gone.
@@ -36,6 +40,8 @@ pub struct Upstream {
     balance: RefCell<Balance<ResolvedAddress>>,
     budget: RefCell<Budget>,
     pool: Pool,
+    /// How TLS is spoken with it, once it has been.
+    tls: RefCell<Option<Rc<Client>>>,
 }
 
 /// No address of the origin could be reached.
@@ -49,11 +55,13 @@ pub struct Unreachable {
     pub all_down: bool,
     /// The request as a whole took too long.
     pub out_of_time: bool,
+    /// What there is to say about the last attempt, for the log.
+    pub detail: Option<String>,
 }
 
 impl Unreachable {
     fn new(last: OriginConnect, address: Option<Rc<Address>>, all_down: bool) -> Self {
-        Self { last, address, all_down, out_of_time: false }
+        Self { last, address, all_down, out_of_time: false, detail: None }
     }
 
     /// No connection was made while the request had time.
@@ -71,6 +79,9 @@ impl Unreachable {
             OriginConnect::TimedOut => ProxyError::ConnectionTimeout,
             OriginConnect::Unroutable => ProxyError::DestinationIpUnroutable,
             OriginConnect::NoResources => ProxyError::ConnectionLimitReached,
+            OriginConnect::TlsCertificate => ProxyError::TlsCertificateError,
+            OriginConnect::TlsAlert => ProxyError::TlsAlertReceived,
+            OriginConnect::TlsProtocol => ProxyError::TlsProtocolError,
             _ => ProxyError::ConnectionRefused,
         }
     }
@@ -91,9 +102,11 @@ impl Place {
 
 /// A connection to an origin, for one exchange or one tunnel.
 pub struct Lease {
-    pub socket: Socket,
+    pub wire: Wire,
     /// It has carried an exchange before.
     pub reused: bool,
+    /// The TLS identity it was made under.
+    tls: Option<[u8; 32]>,
     taken: Taken<ResolvedAddress>,
     upstream: Rc<Upstream>,
 }
@@ -113,6 +126,7 @@ pub struct Origins {
     /// The numbers that balancing draws.
     random: Cell<u64>,
     tell: Tell,
+    provider: Arc<CryptoProvider>,
 }
 
 /// Who looks after idle connections: one task of the worker.
@@ -127,8 +141,8 @@ struct Watch {
 const WATCH_PAUSE: Duration = Duration::from_millis(250);
 
 impl Origins {
-    /// Without any origin. What happens to addresses is told through `tell`.
-    pub fn new(tell: Tell) -> Self {
+    /// Without any origin. What happens to addresses is told through `tell`; `provider` does the cryptography of TLS.
+    pub fn new(tell: Tell, provider: Arc<CryptoProvider>) -> Self {
         Self {
             started: Instant::now(),
             upstreams: RefCell::default(),
@@ -136,6 +150,7 @@ impl Origins {
             // Keys of the standard library's maps are random.
             random: Cell::new(std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0)),
             tell,
+            provider,
         }
     }
 
@@ -152,7 +167,8 @@ impl Origins {
             }
             stays
         });
-        for (name, addresses) in table {
+        for (name, whereabouts) in table {
+            let addresses = &whereabouts.addresses;
             // Kept by name: another string for each publication would be another allocation for each origin.
             if !upstreams.contains_key(name) {
                 upstreams.insert(name.clone(), Rc::default());
@@ -161,7 +177,7 @@ impl Origins {
             let is_down = |address: &ResolvedAddress| down.get(name).is_some_and(|down| down.contains(address));
             upstream.balance.borrow_mut().replace(addresses.iter().cloned(), is_down, now_ms);
             let before = upstream.pool.len();
-            upstream.pool.keep_addresses(addresses, shard);
+            upstream.pool.keep_addresses(addresses, whereabouts.tls.as_deref().map(|tls| tls.digest), shard);
             count_idle(shard, before, upstream.pool.len());
         }
         let ejected = upstreams.values().map(|upstream| upstream.balance.borrow().ejected()).sum::<usize>();
@@ -201,7 +217,7 @@ impl Origins {
                 let mut next = None;
                 let mut open = 0;
                 for upstream in self.upstreams.borrow().values() {
-                    let due = upstream.pool.discard(now, shard);
+                    let due = upstream.pool.discard(now, cx, shard);
                     open += upstream.pool.len();
                     next = [next, due].into_iter().flatten().min();
                 }
@@ -270,10 +286,12 @@ impl Origins {
     pub fn pooled(&self, place: Place, origin: &Origin, record: RecordId, shard: &Shard) -> Result<Lease, Place> {
         let pool = &place.upstream.pool;
         let before = pool.len();
-        let found = pool.take((!origin.share).then_some(record), place.taken.slot(), ring::now(), shard);
+        let tls = origin.tls.as_deref().map(|tls| tls.digest);
+        let whose = Whose { record: (!origin.share).then_some(record), tls };
+        let found = pool.take(whose, place.taken.slot(), ring::now(), shard);
         count_idle(shard, before, pool.len());
         match found {
-            Some(socket) => Ok(Lease { socket, reused: true, taken: place.taken, upstream: place.upstream }),
+            Some(wire) => Ok(Lease { wire, reused: true, tls, taken: place.taken, upstream: place.upstream }),
             None => Err(place),
         }
     }
@@ -281,14 +299,14 @@ impl Origins {
     /// Takes back a connection whose exchange ended exactly framed.
     pub fn keep(&self, lease: Lease, tenant: &Rc<Tenant>, shard: &Shard) {
         let origin = &tenant.record.origin;
-        let Lease { socket, taken, upstream, .. } = lease;
+        let Lease { wire, tls, taken, upstream, .. } = lease;
         let waker = self.watch.waker.borrow();
         let Some(waker) = waker.as_ref() else { return };
         let mut watch = Context::from_waker(waker);
         let owner = (!origin.share).then(|| Rc::clone(tenant));
         let before = upstream.pool.len();
         let address = Rc::clone(taken.slot());
-        upstream.pool.put(socket, address, owner, origin.idle_connections_max, &mut watch, shard);
+        upstream.pool.put(wire, address, owner, tls, origin.idle_connections_max, &mut watch, shard);
         count_idle(shard, before, upstream.pool.len());
         if !self.watch.has_timer.get() {
             waker.wake_by_ref();
@@ -314,16 +332,19 @@ impl Origins {
         let mut attempt_number = 1;
         loop {
             let address = Rc::clone(place.taken.slot());
-            let last = match attempt(address.key(), origin.connect_timeout).await {
-                Ok(socket) => {
+            let attempt = self.attempt(&place.upstream, address.key(), origin.tls.as_deref(), shard);
+            let attempted = ring::timeout(origin.connect_timeout, attempt).await;
+            let (last, detail) = match attempted.unwrap_or_else(|_| Err(OriginConnect::TimedOut.into())) {
+                Ok(wire) => {
                     if address.connected(self.now_ms()) {
                         self.came_back(origin, &address, shard);
                     }
                     count(OriginConnect::Ok);
                     let Place { upstream, taken } = place;
-                    return Ok(Lease { socket, reused: false, taken, upstream });
+                    let tls = origin.tls.as_deref().map(|tls| tls.digest);
+                    return Ok(Lease { wire, reused: false, tls, taken, upstream });
                 }
-                Err(result) => result,
+                Err(Missed { result, detail }) => (result, detail),
             };
             count(last);
             if last == OriginConnect::TimedOut {
@@ -343,7 +364,7 @@ impl Origins {
                 }
             }
             count(OriginConnect::Exhausted);
-            return Err(Unreachable::new(last, Some(address), all_down));
+            return Err(Unreachable { detail, ..Unreachable::new(last, Some(address), all_down) });
         }
     }
 
@@ -357,6 +378,54 @@ impl Origins {
         let may = lease.upstream.budget.borrow_mut().spend(self.now_ms());
         shard.count(Counter::Retry(if may { Retry::Sent } else { Retry::BudgetExhausted }));
         may
+    }
+
+    /// One attempt, TLS included. The caller bounds its time.
+    async fn attempt(
+        &self,
+        upstream: &Upstream,
+        address: &ResolvedAddress,
+        tls: Option<&OriginTls>,
+        shard: &Shard,
+    ) -> Result<Wire, Missed> {
+        let (target, host) = match address {
+            ResolvedAddress::Tcp(address) => (SockAddr::from(*address), None),
+            ResolvedAddress::Tls(address, host) => (SockAddr::from(*address), Some(host)),
+            ResolvedAddress::Unix(path) => (SockAddr::unix(path).map_err(|_| OriginConnect::Failed)?, None),
+        };
+        let socket = Socket::connect(target).await.map_err(|error| fault(&error))?;
+        let Some(host) = host else { return Ok(Wire::Plain(socket)) };
+        // An address of TLS without its identity is one of another generation: nothing is sent in the clear.
+        let tls = tls.ok_or(OriginConnect::TlsProtocol)?;
+        // Boxed, so that exchanges without TLS do not carry it along.
+        let shaken = Box::pin(async {
+            let client = self.client(upstream, tls).await?;
+            Tls::connect(socket, client.connection(host).map_err(NotShaken::Failed)?).await
+        });
+        let tls = shaken.await?;
+        shard.count(Counter::OriginHandshake(match tls.resumed() {
+            true => OriginHandshake::Resumed,
+            false => OriginHandshake::Full,
+        }));
+        Ok(Wire::Tls(Box::new(tls)))
+    }
+
+    /// How TLS is spoken with an origin; put together when it is needed first.
+    async fn client(&self, upstream: &Upstream, tls: &OriginTls) -> Result<Rc<Client>, NotShaken> {
+        let known = || upstream.tls.borrow().as_ref().filter(|client| client.digest == tls.digest).cloned();
+        if let Some(client) = known() {
+            return Ok(client);
+        }
+        // Hundreds of CAs are parsed.
+        ring::heavy().await;
+        if let Some(client) = known() {
+            return Ok(client);
+        }
+        let client = Client::new(tls, &self.provider);
+        let client = client.map_err(|detail| NotShaken::Failed(Failed { fault: Fault::Protocol, detail }))?;
+        let client = Rc::new(client);
+        *upstream.tls.borrow_mut() = Some(Rc::clone(&client));
+        Ok(client)
     }
 
     /// An exchange at this address was answered.
@@ -414,15 +483,32 @@ fn count_idle(shard: &Shard, before: usize, after: usize) {
     shard.set(Gauge::IdleOrigins, idle.saturating_sub(before as u64));
 }
 
-async fn attempt(address: &ResolvedAddress, limit: Duration) -> Result<Socket, OriginConnect> {
-    let address = match address {
-        ResolvedAddress::Tcp(address) => SockAddr::from(*address),
-        ResolvedAddress::Unix(path) => SockAddr::unix(path).map_err(|_| OriginConnect::Failed)?,
-    };
-    match ring::timeout(limit, Socket::connect(address)).await {
-        Ok(Ok(socket)) => Ok(socket),
-        Ok(Err(error)) => Err(fault(&error)),
-        Err(ring::Elapsed) => Err(OriginConnect::TimedOut),
+/// An attempt that failed.
+struct Missed {
+    result: OriginConnect,
+    /// What there is to say about it, for the log.
+    detail: Option<String>,
+}
+
+impl From<OriginConnect> for Missed {
+    fn from(result: OriginConnect) -> Self {
+        Self { result, detail: None }
+    }
+}
+
+impl From<NotShaken> for Missed {
+    fn from(error: NotShaken) -> Self {
+        let (result, detail) = match error {
+            NotShaken::Broken => {
+                (OriginConnect::TlsProtocol, "the origin closed the connection during the TLS handshake".to_owned())
+            }
+            NotShaken::Failed(Failed { fault, detail }) => match fault {
+                Fault::Certificate => (OriginConnect::TlsCertificate, detail),
+                Fault::Alert => (OriginConnect::TlsAlert, detail),
+                Fault::Protocol => (OriginConnect::TlsProtocol, detail),
+            },
+        };
+        Self { result, detail: Some(detail) }
     }
 }
 

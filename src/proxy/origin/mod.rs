@@ -5,8 +5,11 @@ pub mod budget;
 pub mod connect;
 pub mod pool;
 pub mod tell;
+mod tls;
+mod wire;
 
 pub use connect::{Lease, Origins, Place, Unreachable, Upstream};
+pub use wire::Wire;
 
 /// One address of an origin, and what this worker knows of it.
 pub type Address = balance::Slot<crate::registry::origins::ResolvedAddress>;

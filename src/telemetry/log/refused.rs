@@ -104,6 +104,8 @@ pub struct OriginFault<'a> {
     pub address: Option<&'a dyn std::fmt::Display>,
     /// The error by RFC 9209 section 2.3.
     pub error: &'static str,
+    /// What there is to say beyond it.
+    pub detail: Option<&'a str>,
 }
 
 impl OriginFault<'_> {
@@ -129,12 +131,13 @@ impl Refusals {
             self.shard.count(Counter::Limit(Limit::LogLines));
             return;
         }
-        let fields = vec![
+        let mut fields = vec![
             ("origin", fault.origin.into()),
             ("hostname", fault.hostname.into()),
             ("address", fault.address.map(|address| address.to_string()).into()),
             ("error", fault.error.into()),
         ];
+        fields.extend(fault.detail.map(|detail| ("detail", shorten(detail).into())));
         self.handle.event(Level::Warn, fault.event, fields);
     }
 

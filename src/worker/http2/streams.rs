@@ -179,7 +179,7 @@ impl Served<'_> {
             line.facts = ended.facts;
             line.request.retried = ended.facts.retried;
         }
-        let Ended { end, status, address, .. } = ended;
+        let Ended { end, status, address, detail, .. } = ended;
         match end {
             End::Whole { rest, .. } => {
                 self.record(status, line, None);
@@ -196,7 +196,7 @@ impl Served<'_> {
                 Box::pin(self.tunnel(stream, lease, leftover, &underway, line)).await;
             }
             End::Unanswered(error) => {
-                requests::log_unanswered(core, session, &tenant, error, address.as_deref());
+                requests::log_unanswered(core, session, &tenant, error, address.as_deref(), detail.as_deref());
                 if let Some(line) = &mut line {
                     line.request.proxy_error = Some(error.label());
                 }
@@ -254,7 +254,7 @@ impl Served<'_> {
             None => TunnelEnd::ClientAborted,
             Some((client, answer)) => {
                 let tunnel = Tunnel {
-                    origin: &lease.socket,
+                    origin: &lease.wire,
                     shard: &core.shard,
                     buffers: &core.buffers,
                     traffic: &traffic,
@@ -273,7 +273,7 @@ impl Served<'_> {
                 core.shard.count(Counter::ClientRefused(Refusal::TrustChanged));
                 core.shard.count(Counter::StreamReset(StreamReset::TrustChanged));
                 self.log_refused(Refusal::TrustChanged, "the hostname's rules deny this WebSocket now");
-                lease.socket.reset_on_close();
+                lease.wire.reset_on_close();
             }
             TunnelEnd::TimedOut => core.shard.count(Counter::Timeout(crate::telemetry::counters::Timeout::Tunnel)),
             _ => {}

@@ -20,6 +20,7 @@ pub mod process;
 pub mod proxy_header;
 pub mod session;
 pub mod tickets;
+pub mod tls_origin;
 pub mod wait;
 pub mod websocket;
 

@@ -1,9 +1,11 @@
 //! nginx as an origin: plain HTTP on a Unix-domain socket, so that no port can be lost to another test.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use socket2::{Domain, Type};
 use tempfile::TempDir;
 
 use super::{SOON, process, wait};
@@ -18,6 +20,8 @@ pub const BIG_BYTES: u64 = 8 << 20;
 pub struct Nginx {
     child: Child,
     directory: TempDir,
+    /// Keeps a port for it.
+    _port: Option<socket2::Socket>,
 }
 
 impl Nginx {
@@ -29,8 +33,24 @@ impl Nginx {
     /// The same with more directives: of `http`, and of the server that the edge reaches. `HOME` stands for the
     /// directory, whose files [`Self::read`] reads.
     pub fn start_with(http: &str, server: &str) -> Option<Self> {
-        let program = process::tool("nginx")?;
         let directory = tempfile::Builder::new().prefix("hostward-nginx-").tempdir().expect("a directory");
+        Self::start_in(directory, http, server, None)
+    }
+
+    /// The same, and over TCP too: with `listen` as parameters of that socket (`ssl`), in a directory that may have files
+    /// already. Returns where it listens. nginx cannot be given a port by the kernel and say which: one is reserved by a
+    /// socket that shares it and does not listen.
+    pub fn start_tcp(directory: TempDir, listen: &str, server: &str) -> Option<(Self, SocketAddr)> {
+        let port = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        port.set_reuse_port(true).expect("an option");
+        port.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+        let address = port.local_addr().ok().and_then(|address| address.as_socket()).expect("an address");
+        let server = format!("listen {address} reuseport {listen}; {server}");
+        Self::start_in(directory, "", &server, Some(port)).map(|nginx| (nginx, address))
+    }
+
+    fn start_in(directory: TempDir, http: &str, server: &str, port: Option<socket2::Socket>) -> Option<Self> {
+        let program = process::tool("nginx")?;
         let root = directory.path().join("root");
         fs::create_dir(&root).expect("a directory");
         fs::write(root.join("index.html"), BODY).expect("a file");
@@ -63,7 +83,7 @@ impl Nginx {
             .stderr(Stdio::null())
             .spawn()
             .expect("nginx starts");
-        let nginx = Self { child, directory };
+        let nginx = Self { child, directory, _port: port };
         wait::until("nginx listens", SOON, || std::os::unix::net::UnixStream::connect(nginx.socket()).is_ok());
         Some(nginx)
     }

@@ -159,6 +159,10 @@ impl Leaf<'_> {
         self.san(SanType::DnsName(name.try_into().expect("an IA5 name")))
     }
 
+    pub fn san_ip(self, address: std::net::IpAddr) -> Self {
+        self.san(SanType::IpAddress(address))
+    }
+
     pub fn san_uri(self, uri: &str) -> Self {
         self.san(SanType::URI(uri.try_into().expect("an IA5 URI")))
     }
@@ -202,6 +206,18 @@ impl Identity {
     pub fn self_signed(common_name: &str) -> Self {
         let key = KeyPair::generate().expect("a P-256 key");
         let params = leaf_params(common_name, Validity::usual(), &[ExtendedKeyUsagePurpose::ClientAuth]);
+        let certificate = params.self_signed(&key).expect("a certificate");
+        let chain_pem = certificate.pem();
+        Self { chain: vec![certificate.into()], chain_pem, key_pem: key.serialize_pem(), key: key.serialize_der() }
+    }
+
+    /// A server's that signed itself and calls itself a CA, as `openssl req -x509` makes it.
+    pub fn self_signed_server(names: &[&str]) -> Self {
+        let key = KeyPair::generate().expect("a P-256 key");
+        let mut params = authority_params(names[0], Validity::usual());
+        params.key_usages = vec![];
+        params.subject_alt_names =
+            names.iter().map(|name| SanType::DnsName((*name).try_into().expect("an IA5 name"))).collect();
         let certificate = params.self_signed(&key).expect("a certificate");
         let chain_pem = certificate.pem();
         Self { chain: vec![certificate.into()], chain_pem, key_pem: key.serialize_pem(), key: key.serialize_der() }
