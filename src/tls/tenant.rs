@@ -282,8 +282,8 @@ fn trust_digest(record: &HostnameRecord) -> [u8; 32] {
         }
     }
     context.update(&[client_auth.mode as u8, u8::from(client_auth.allow_expired_ca)]);
-    // No depth is as deep as this.
-    context.update(&[client_auth.verify_depth.unwrap_or(u8::MAX)]);
+    // The default written down is the default: it kills no tickets.
+    context.update(&verifier_options(client_auth).depth_max().to_be_bytes());
     let mut out = [0; 32];
     out.copy_from_slice(context.finish().as_ref());
     out

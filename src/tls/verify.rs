@@ -47,6 +47,13 @@ pub struct VerifierOptions {
     pub send_ca_names: bool,
 }
 
+impl VerifierOptions {
+    /// Most certificates between the client's and the anchor.
+    pub fn depth_max(self) -> usize {
+        self.verify_depth.map_or(CHAIN_CERTIFICATES_MAX - 1, usize::from)
+    }
+}
+
 /// Verifies chains against one CA set, in one mode.
 pub struct Verifier {
     mode: ClientAuthMode,
@@ -83,7 +90,7 @@ impl Verifier {
         options: VerifierOptions,
         provider: &CryptoProvider,
     ) -> Result<Self, webpki::Error> {
-        let VerifierOptions { allow_expired_ca, verify_depth, send_ca_names } = options;
+        let VerifierOptions { allow_expired_ca, send_ca_names, .. } = options;
         let mut trusted = Vec::with_capacity(ca_set.cas.len());
         let mut anchors = Vec::with_capacity(ca_set.cas.len());
         for ca in &ca_set.cas {
@@ -109,7 +116,7 @@ impl Verifier {
             Vec::new()
         };
         let algorithms = provider.signature_verification_algorithms;
-        let depth_max = verify_depth.map_or(CHAIN_CERTIFICATES_MAX - 1, usize::from);
+        let depth_max = options.depth_max();
         let name = sha256(&[&ca_set.digest, &[u8::from(allow_expired_ca)], &depth_max.to_be_bytes()]);
         Ok(Self { mode, trusted, anchors, allow_expired_ca, depth_max, name, hints, algorithms })
     }

@@ -445,3 +445,37 @@ fn t438_http2_is_rewritten_alike() {
     }
     assert_eq!(origin.heads().len(), 1);
 }
+
+/// 439: what the page for those who come from ingress-nginx says of `optional`, `optional_no_ca` and `match-cn` is so.
+#[test]
+fn t439_clients_fare_as_the_migration_page_says() {
+    let world = World::new();
+    let origin = HttpOrigin::mirror();
+    let host = |name: &str| world.http_host(name, &origin).auth_line("headers = [\"ingress\"]");
+    let optional = host("optional.test").request(&[&world.acme]);
+    let optional = optional.rule("path = \"/*\"\nverify = \"FAILED\"\ndeny = true").rule("allow = {}");
+    let no_ca = host("no-ca.test").request(&[&world.acme]);
+    let match_cn = host("match-cn.test").require(&[&world.acme]);
+    let match_cn = match_cn.rule("path = \"/*\"\nallow = { common_name = [\"alice\", \"ops-*\"] }");
+    let edge = Edge::start(world.settings().host(optional).host(no_ca).host(match_cn));
+    let (nobody, stranger) = (world.client(), world.globex_client("alice"));
+    for (name, client, status, verify) in [
+        ("optional.test", &nobody, 200, "NONE"),
+        ("optional.test", &world.acme_client("eve"), 200, "SUCCESS"),
+        ("optional.test", &stranger, 403, ""),
+        ("no-ca.test", &nobody, 200, "NONE"),
+        ("no-ca.test", &stranger, 200, "FAILED:unknown_ca"),
+        ("match-cn.test", &world.acme_client("alice"), 200, "SUCCESS"),
+        ("match-cn.test", &world.acme_client("ops-7"), 200, "SUCCESS"),
+        ("match-cn.test", &world.acme_client("alice2"), 403, ""),
+        ("match-cn.test", &world.acme_client("eve,CN=alice"), 403, ""),
+    ] {
+        let mut http = Http::new(client.open(edge.address(), name).expect("a connection"));
+        for path in ["/", "/x", "/x?y"] {
+            let before = origin.heads().len();
+            assert_eq!(http.get(name, path).status(), status, "{name} {path} {verify}");
+            let told = origin.heads().get(before).map(|(_, head)| head.get("ssl-client-verify").map(str::to_owned));
+            assert_eq!(told.flatten(), (status == 200).then(|| verify.to_owned()), "{name} {path}");
+        }
+    }
+}

@@ -145,7 +145,7 @@ fn a_ticket_is_worth_nothing_under_another_record_or_other_trust() {
                 let client_auth = client_auth(mode, cas);
                 Box::new(move |record| record.client_auth = client_auth.clone())
             };
-            let changes: [(&str, Ticket, Change<'_>); 9] = [
+            let changes: [(&str, Ticket, Change<'_>); 10] = [
                 ("another record", Ticket::DeclinedRecord, Box::new(|record| record.id.0 = [2; 16])),
                 ("one bit of its id", Ticket::DeclinedRecord, Box::new(|record| record.id.0[15] ^= 1)),
                 ("a CA of the same subject", Ticket::DeclinedTrust, set(mode, &[same_subject.der()])),
@@ -158,6 +158,7 @@ fn a_ticket_is_worth_nothing_under_another_record_or_other_trust() {
                     Ticket::DeclinedTrust,
                     Box::new(|record| record.client_auth.allow_expired_ca = true),
                 ),
+                ("another depth", Ticket::DeclinedTrust, Box::new(|record| record.client_auth.verify_depth = Some(1))),
                 (
                     "another record of another CA",
                     Ticket::DeclinedRecord,
@@ -210,6 +211,8 @@ fn a_ticket_outlives_what_does_not_concern_trust() {
         let changed = world.tenant_with(|record| {
             record.certificates.insert(0, super::pki::servers().rsa.for_record());
             record.client_auth.send_ca_names = true;
+            // The default, written down.
+            record.client_auth.verify_depth = Some(4);
             record.rules = rules(vec![only_ann]);
             record.digest = [9; 32];
         });
