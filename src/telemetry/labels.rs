@@ -206,8 +206,12 @@ labels! {
     StreamReset {
         /// By the client, or with its connection, before the response was whole.
         Client => "client",
-        /// The request is malformed as HTTP/2 has it.
+        /// The request is malformed as HTTP/2 has it, or its head was answered 431.
         Malformed => "malformed",
+        /// Its body overran the window, or its window what can be counted.
+        FlowControl => "flow_control",
+        /// Something came on it after its end.
+        Closed => "stream_closed",
         /// It was over the limit of streams, or the connection was about to end.
         Refused => "refused",
         /// The response broke off at the origin.

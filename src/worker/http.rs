@@ -23,7 +23,7 @@ use crate::tls::Outgoing;
 use super::access::Line;
 use super::core::Core;
 use super::requests::{self, FIELDS_WAIT, Fields, Unfit, line};
-use super::session::say_goodbye;
+use super::session::{LINGER, say_goodbye};
 use super::sessions::{Requested, Session};
 
 /// How long a session ticket waits for the first answer to travel with. Clients that mean to ask do so at once, or within
@@ -463,7 +463,7 @@ impl<'a> Connection<'a> {
                 }
                 client.say_goodbye();
                 let (bytes, filled) = client.last_words().take();
-                say_goodbye(core, client.socket, bytes, filled).await;
+                say_goodbye(core, client.socket, bytes, filled, LINGER).await;
             }
             TunnelEnd::ProtocolError => return (end, client.last_words()),
             _ => {}

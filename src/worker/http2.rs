@@ -1,14 +1,14 @@
 //! A client's HTTP/2 connection: `h2` turned by the ring, its streams as tasks of their own, its limits.
 //!
 //! Each stream is one request of the connection's own hostname, judged and forwarded as one of HTTP/1.1 is
-//! ([`streams`]). What one connection can hold in memory: `limits.http2_window` from the client, for each stream what an
-//! exchange gathers and `SEND_BUFFER_BYTES` more to the client, and two batches of records.
+//! ([`streams`]). What one connection can hold in memory: `limits.http2_window` from the client, for each stream its head
+//! until the origin has it, what an exchange gathers and `SEND_BUFFER_BYTES` more to the client, and two batches of records.
 
 mod streams;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -45,7 +45,11 @@ const HEADER_TABLE_BYTES: u32 = 4 * 1024;
 /// requests that crossed the first GOAWAY still come (RFC 9113 section 6.8).
 const DRAIN_WAIT: Duration = Duration::from_secs(1);
 
-/// How long the last frames may take to leave.
+/// How long a client that was just sent something may take to end its side after ours: it goes on sending window updates
+/// while the last bytes are on their way, and a connection closed meanwhile would be reset before they arrive.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// How long the last frames may take to leave, to a client that is at fault.
 const LAST_WORDS_WAIT: Duration = Duration::from_secs(1);
 
 /// Streams that were reset and whose frames may still be on their way (RFC 9113 section 5.1). Beyond them the connection
@@ -89,11 +93,13 @@ pub async fn serve(
         ending: None,
     };
     let end = poll_fn(|cx| driver.poll(cx)).await;
+    let was_busy = driver.idle_since.elapsed() < DRAIN_WAIT;
     // The streams that are left learn of the end here.
     drop(driver);
-    let flushed = ring::timeout(LAST_WORDS_WAIT, poll_fn(|cx| transport.push(cx))).await;
+    let in_order = matches!(end, TunnelEnd::Clean | TunnelEnd::DrainedIdle | TunnelEnd::Idle);
+    let flushed = flush(&transport, if in_order { config.idle_timeout } else { LAST_WORDS_WAIT }).await;
     core.shard.add(Counter::BytesOut, transport.take_written_bytes());
-    if !matches!(flushed, Ok(Ok(()))) {
+    if !flushed {
         return (end, Outgoing::default());
     }
     match end {
@@ -102,10 +108,26 @@ pub async fn serve(
             // Cannot fail in a way that matters: the connection is closed next.
             let _ = transport.say_goodbye();
             let (bytes, filled) = transport.last_words().take();
-            super::session::say_goodbye(core, socket, bytes, filled).await;
+            let linger = if in_order && was_busy { LINGER } else { super::session::LINGER };
+            super::session::say_goodbye(core, socket, bytes, filled, linger).await;
             (end, Outgoing::default())
         }
     }
+}
+
+/// Sends what waits, as long as the client takes some of it at least this often. Whether it took all.
+async fn flush(transport: &Transport<'_>, patience: Duration) -> bool {
+    let mut sleep = pin!(ring::sleep_until(ring::now() + patience));
+    poll_fn(|cx| match transport.push(cx) {
+        Poll::Ready(pushed) => Poll::Ready(pushed.is_ok()),
+        Poll::Pending => {
+            if let Some(since) = transport.stalled_since() {
+                sleep.as_mut().reset(since + patience);
+            }
+            sleep.as_mut().poll(cx).map(|()| false)
+        }
+    })
+    .await
 }
 
 /// What a connection and its streams share.
@@ -115,6 +137,8 @@ pub(super) struct Shared {
     fields: RefCell<Fields>,
     /// Streams whose task runs.
     live: Cell<u32>,
+    /// Pieces of responses that were written since the meter was told.
+    pieces: Cell<u32>,
     /// The connection's task, which looks at its limits when the last stream has ended.
     waker: RefCell<Option<Waker>>,
     /// What all access log lines of this connection say, once there was one.
@@ -172,8 +196,8 @@ struct Driver<'a> {
     idle_since: Instant,
     /// Since when the client is told that no more streams are wanted.
     drain_since: Option<Instant>,
-    /// GOAWAY was said, and this is why: the connection ends once it has left.
-    ending: Option<TunnelEnd>,
+    /// GOAWAY was said, with this code and for this reason: the connection ends once it has left.
+    ending: Option<(Reason, TunnelEnd)>,
 }
 
 impl Driver<'_> {
@@ -185,7 +209,14 @@ impl Driver<'_> {
             if let Some(end) = self.shared.end.get() {
                 return Poll::Ready(end);
             }
-            if let Poll::Ready(end) = self.turn(cx) {
+            self.transport.answered(self.shared.pieces.take());
+            let turned = self.turn(cx);
+            for code in self.transport.take_reset_codes() {
+                if let Some(reason) = stream_fault(code.into()) {
+                    self.core.shard.count(Counter::StreamReset(reason));
+                }
+            }
+            if let Poll::Ready(end) = turned {
                 return Poll::Ready(end);
             }
             if self.transport.is_flooded() && self.ending.is_none() {
@@ -232,7 +263,6 @@ impl Driver<'_> {
         // `h2` holds the client to its limit of streams, but a stream that was reset leaves its task behind for a moment.
         if self.shared.live.get() >= 2 * self.core.config.http.http2_streams_max {
             self.core.shard.count(Counter::Limit(Limit::Streams));
-            self.core.shard.count(Counter::StreamReset(StreamReset::Refused));
             respond.send_reset(Reason::REFUSED_STREAM);
             return;
         }
@@ -257,7 +287,7 @@ impl Driver<'_> {
             self.sleep.reset(now + LAST_WORDS_WAIT);
             return match Pin::new(&mut self.sleep).poll(cx) {
                 Poll::Ready(()) => {
-                    self.shared.end.set(self.ending);
+                    self.shared.end.set(self.ending.map(|(_, end)| end));
                     Poll::Ready(())
                 }
                 Poll::Pending => Poll::Pending,
@@ -271,9 +301,11 @@ impl Driver<'_> {
             }
         }
         let waiting = self.transport.waiting_since().map(|since| since + config.header_timeout);
-        let idle = (!live).then(|| match self.drain_since {
-            Some(since) => since.max(self.idle_since) + DRAIN_WAIT.min(config.idle_timeout),
-            None => self.idle_since + config.idle_timeout,
+        let idle = (!live).then(|| match (self.transport.stalled_since(), self.drain_since) {
+            // The last responses are on their way still.
+            (Some(since), _) => since.max(self.idle_since) + config.idle_timeout,
+            (None, Some(since)) => since.max(self.idle_since) + DRAIN_WAIT.min(config.idle_timeout),
+            (None, None) => self.idle_since + config.idle_timeout,
         });
         let mut fields = None;
         if !live && waiting.is_none() {
@@ -301,7 +333,7 @@ impl Driver<'_> {
 
     /// Ends the connection with GOAWAY: streams that are not under way yet may be tried again elsewhere.
     fn go_away(&mut self, reason: Reason, end: TunnelEnd) {
-        self.ending = Some(end);
+        self.ending = Some((reason, end));
         match &mut self.stage {
             Stage::Open(connection) => connection.abrupt_shutdown(reason),
             // Who has not said a preface does not speak HTTP/2, and would not understand.
@@ -316,11 +348,14 @@ impl Driver<'_> {
         }
         if let Some(reason) = error.filter(|error| !error.is_remote()).and_then(h2::Error::reason) {
             self.core.shard.count(Counter::GoAway(code(reason)));
-        } else if error.is_none() && (self.ending.is_some() || self.drain_since.is_some()) {
+        } else if let Some((reason, _)) = self.ending {
+            // A shutdown of our own is no error to `h2`, whatever its code.
+            self.core.shard.count(Counter::GoAway(code(reason)));
+        } else if error.is_none() && self.drain_since.is_some() {
             self.core.shard.count(Counter::GoAway(GoAway::NoError));
         }
         match (self.ending, error) {
-            (Some(end), _) => end,
+            (Some((_, end)), _) => end,
             (None, None) if self.drain_since.is_some() => TunnelEnd::DrainedIdle,
             (None, None) => TunnelEnd::Clean,
             (None, Some(error)) if error.is_io() => TunnelEnd::ClientAborted,
@@ -337,6 +372,18 @@ impl Driver<'_> {
             Gone::Cut if self.shared.live.get() == 0 => TunnelEnd::Clean,
             Gone::Cut => TunnelEnd::ClientAborted,
         }
+    }
+}
+
+/// What a stream that was reset with this code did wrong, if it did: we use these for nothing else, and other codes are
+/// counted where they are used.
+fn stream_fault(code: Reason) -> Option<StreamReset> {
+    match code {
+        Reason::PROTOCOL_ERROR => Some(StreamReset::Malformed),
+        Reason::FLOW_CONTROL_ERROR => Some(StreamReset::FlowControl),
+        Reason::STREAM_CLOSED => Some(StreamReset::Closed),
+        Reason::REFUSED_STREAM => Some(StreamReset::Refused),
+        _ => None,
     }
 }
 

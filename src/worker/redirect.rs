@@ -15,7 +15,7 @@ use crate::telemetry::log::Refused;
 
 use super::core::{Core, Counted};
 use super::remote::{self, Remote, Unannounced};
-use super::session::say_goodbye;
+use super::session::{LINGER, say_goodbye};
 
 /// The most requests of one connection. Who is redirected goes where it was sent; more than a few come from tools.
 const REQUESTS_MAX: usize = 100;
@@ -40,7 +40,7 @@ pub async fn serve(core: Rc<Core>, counted: Counted, fd: OwnedFd) {
             break;
         }
         if !keep_alive {
-            say_goodbye(&core, &socket, Vec::new(), 0).await;
+            say_goodbye(&core, &socket, Vec::new(), 0, LINGER).await;
             break;
         }
     }

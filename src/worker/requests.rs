@@ -192,6 +192,7 @@ pub fn judge(core: &Rc<Core>, session: &Session, fields: &mut Fields, request: &
         keep_alive: request.keep_alive,
         expects_continue: request.expects_continue,
         idempotent: request.is_idempotent(),
+        streams: false,
         balance_key: balance_key(&tenant.record.origin.balancing.policy, request, session),
     };
     let line = core.access.enabled().then(|| {

@@ -26,7 +26,7 @@ use super::{http, http2};
 
 /// How long a client may take to read its last alert and say goodbye (DECISIONS 9). Without this wait the close would be a
 /// reset, which overtakes the alert.
-const LINGER: Duration = Duration::from_millis(500);
+pub const LINGER: Duration = Duration::from_millis(500);
 
 /// How many bytes of a refused client are read and thrown away meanwhile.
 const LINGER_BYTES: usize = 64 * 1024;
@@ -85,7 +85,7 @@ async fn refuse(core: &Core, socket: &Socket, progress: &Progress, denied: Denie
     });
     let (bytes, filled) = alert.take();
     if filled > 0 {
-        say_goodbye(core, socket, bytes, filled).await;
+        say_goodbye(core, socket, bytes, filled, LINGER).await;
     }
 }
 
@@ -109,8 +109,8 @@ fn is_about_certificate(reason: Refusal) -> bool {
     )
 }
 
-/// Sends the last bytes, ends our side, and gives the client a moment to take them.
-pub async fn say_goodbye(core: &Core, socket: &Socket, bytes: Vec<u8>, filled: usize) {
+/// Sends the last bytes, ends our side, and gives the client this long to take them.
+pub async fn say_goodbye(core: &Core, socket: &Socket, bytes: Vec<u8>, filled: usize, linger: Duration) {
     let goodbye = async {
         if filled > 0 {
             let (result, memory) = socket.send_prefix(bytes, filled).await;
@@ -130,7 +130,7 @@ pub async fn say_goodbye(core: &Core, socket: &Socket, bytes: Vec<u8>, filled: u
             }
         }
     };
-    if ring::timeout(LINGER, goodbye).await.is_err() {
+    if ring::timeout(linger, goodbye).await.is_err() {
         core.shard.count(Counter::Timeout(Timeout::Linger));
     }
 }
@@ -173,7 +173,7 @@ async fn forward(core: &Rc<Core>, socket: Socket, started: Started, accepted: In
         }
         TunnelEnd::ProtocolError => {
             let (bytes, filled) = last.take();
-            Box::pin(say_goodbye(core, &socket, bytes, filled)).await;
+            Box::pin(say_goodbye(core, &socket, bytes, filled, LINGER)).await;
         }
         _ => {}
     }

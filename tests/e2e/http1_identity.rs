@@ -4,7 +4,7 @@ use crate::harness::http::{Head, Http, HttpOrigin};
 use crate::harness::{ACME, Auth, Client, Edge, End, Settings, World};
 
 /// Names of every identity set there is, ours and those of others an origin may be set up for.
-const NAMES: &[&str] = &[
+pub const NAMES: &[&str] = &[
     "Client-Cert",
     "Client-Cert-Chain",
     "Client-Cert-Too-Large",
@@ -52,7 +52,7 @@ const NAMES: &[&str] = &[
 const SEPARATORS: &str = "_.!#$%&'*+^`|~";
 
 /// What `client_auth.headers` may say.
-const SETS: [&str; 6] = [
+pub const SETS: [&str; 6] = [
     "[\"client-cert\"]",
     "[\"x-client-cert\"]",
     "[\"xfcc\"]",
@@ -100,7 +100,7 @@ fn spellings(name: &str) -> Vec<String> {
 }
 
 /// What must be the same in every request of a client: all fields but the number of the request.
-fn told(head: &Head) -> Vec<(String, String)> {
+pub fn told(head: &Head) -> Vec<(String, String)> {
     let mut fields = head.fields.clone();
     fields.retain(|(name, _)| !name.eq_ignore_ascii_case("x-request-id"));
     fields.sort();

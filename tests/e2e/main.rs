@@ -39,6 +39,11 @@
 //! | 430-449 | `headers_rewrite` | host, path and headers that a hostname changes; traces; the depth of chains; the pages |
 //! | 450-469 | `proxy_protocol` | PROXY headers from balancers, whom to believe, and what origins are told; HAProxy and nginx at both ends |
 //! | 470-489 | `websocket` | WebSockets: every length, fragments, closes, both directions at once, abrupt ends, silence |
+//! | 500-514 | `http2_basics` | HTTP/2 from the client: ALPN, bodies, trailers, many streams, what the log says |
+//! | 515-524 | `http2_guard` | I4, I5 and I6 over HTTP/2: each stream by itself |
+//! | 525-539 | `http2_abuse` | floods, resets, stalls and nonsense, each bounded, counted and answered by its code |
+//! | 540-549 | `http2_flow` | flow control couples both sides and nobody else; drains and hand-overs |
+//! | 550-559 | `http2_websocket` | WebSockets of HTTP/2 (RFC 8441) |
 //!
 //! Everything runs on the loopback network on ports the kernel chooses, needs no privileges, and is bounded in time. A
 //! case whose tool is not installed prints a line that begins with SKIPPED.
@@ -68,6 +73,11 @@ mod http1_log;
 mod http1_pool;
 mod http1_smuggling;
 mod http1_tools;
+mod http2_abuse;
+mod http2_basics;
+mod http2_flow;
+mod http2_guard;
+mod http2_websocket;
 mod limits;
 mod origin_tls;
 mod origins;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::client::Gone;
 use super::downstream::{Downstream, Ending};
-use super::reply::{Asked, Fate, Reply};
+use super::reply::{Asked, Dialect, Fate, Reply};
 use super::{BadBody, Body, Framing, HeadLimits, ProxyError, Slots};
 use crate::proxy::buffers::GATHER_BYTES;
 use crate::proxy::origin::{Address, Lease, Origins, Place, Unreachable, Wire};
@@ -63,6 +63,9 @@ pub struct Order {
     pub keep_alive: bool,
     pub expects_continue: bool,
     pub idempotent: bool,
+    /// A call that may say something now and then for as long as it likes, as those of gRPC do: that its client is silent is
+    /// no stall.
+    pub streams: bool,
     /// What it goes by where the addresses of its origin are chosen by a hash.
     pub balance_key: u64,
 }
@@ -700,8 +703,14 @@ impl<D: Downstream> Flight<'_, D> {
         };
         match self.waiting.get() {
             Some(since) if !self.is_excused() => {
-                let spent = if limits.min_body_rate.is_some() { self.waited.get() } else { Duration::ZERO };
-                let left = pace(self.body.borrow().passed_bytes()).saturating_sub(spent);
+                // Messages go both ways at once, in any order, once a stream of HTTP/2 is answered.
+                let is_dialogue = self.order.streams || answered && self.order.asked.dialect == Dialect::Http2;
+                let left = match limits.min_body_rate {
+                    Some(_) if !is_dialogue => {
+                        pace(self.body.borrow().passed_bytes()).saturating_sub(self.waited.get())
+                    }
+                    _ => limits.silence,
+                };
                 let client = (since + left, Late::Body);
                 if answered && origin.0 < client.0 { origin } else { client }
             }

@@ -32,6 +32,10 @@ pub struct Stream<'a> {
     outbox: RefCell<Outbox>,
     /// What the origin proves a WebSocket with.
     websocket_accept: RefCell<Option<String>>,
+    /// The request's trailers are malformed.
+    malformed: Cell<bool>,
+    /// Pieces of responses, which the connection's meter is told of.
+    pieces: &'a Cell<u32>,
 }
 
 /// What of a body has come and was not consumed, framed.
@@ -111,7 +115,14 @@ impl Sink for Parts<'_> {
 
 impl<'a> Stream<'a> {
     /// `framing` is what the request's head says, as text, of the body that comes from `body`.
-    pub fn new(buffers: &'a Buffers, body: RecvStream, framing: Framing, respond: SendResponse<Bytes>) -> Self {
+    /// Each piece of the response is counted in `pieces`.
+    pub fn new(
+        buffers: &'a Buffers,
+        body: RecvStream,
+        framing: Framing,
+        respond: SendResponse<Bytes>,
+        pieces: &'a Cell<u32>,
+    ) -> Self {
         Self {
             buffers,
             body: RefCell::new(body),
@@ -121,7 +132,14 @@ impl<'a> Stream<'a> {
             response: RefCell::new(Speaking::Head(respond)),
             outbox: RefCell::default(),
             websocket_accept: RefCell::default(),
+            malformed: Cell::new(false),
+            pieces,
         }
+    }
+
+    /// Whether the request turned out to be malformed behind its head.
+    pub fn is_malformed(&self) -> bool {
+        self.malformed.get()
     }
 
     /// The request becomes a WebSocket if the origin's 101 has this `Sec-WebSocket-Accept`.
@@ -200,6 +218,7 @@ impl Downstream for Stream<'_> {
                     if self.framing == Framing::Chunked {
                         let mut last = b"0\r\n".to_vec();
                         if head::push_trailers(&trailers, &mut last).is_err() {
+                            self.malformed.set(true);
                             return Poll::Ready(Err(Gone::Broke));
                         }
                         Self::feed(&mut inbox, &mut sink, &last);
@@ -279,6 +298,7 @@ impl Downstream for Stream<'_> {
         }
         let mut outbox = self.outbox.borrow_mut();
         debug_assert!(outbox.bytes.is_empty(), "flushed before more is written");
+        self.pieces.set(self.pieces.get().saturating_add(1));
         outbox.bytes = body.freeze();
         if ends && !matches!(*response, Speaking::Ended) {
             outbox.end = Some(trailers);

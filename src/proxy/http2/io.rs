@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::meter::Meter;
+use super::meter::{Meter, Resets};
 use crate::proxy::buffers::GATHER_BYTES;
 use crate::proxy::http1::client::{Client, Gone};
 use crate::ring;
@@ -34,6 +34,11 @@ pub struct Transport<'a> {
     /// How the client went away, once it has.
     gone: Cell<Option<Gone>>,
     written_bytes: Cell<u64>,
+    resets: RefCell<Resets>,
+    /// The codes of streams that were reset and not asked for yet.
+    reset_codes: RefCell<Vec<u32>>,
+    /// When a send was last completed.
+    moved: Cell<Instant>,
     /// A write found no room.
     blocked: Cell<bool>,
 }
@@ -51,6 +56,9 @@ impl<'a> Transport<'a> {
             flooded: Cell::new(false),
             gone: Cell::new(None),
             written_bytes: Cell::new(0),
+            resets: RefCell::default(),
+            reset_codes: RefCell::default(),
+            moved: Cell::new(now),
             blocked: Cell::new(false),
         })
     }
@@ -71,6 +79,23 @@ impl<'a> Transport<'a> {
         since_ms.map(|since_ms| self.began + std::time::Duration::from_millis(since_ms))
     }
 
+    /// The client was sent so many pieces of responses, for each of which it may say something.
+    pub fn answered(&self, pieces: u32) {
+        if pieces > 0 {
+            self.meter.borrow_mut().answered(pieces);
+        }
+    }
+
+    /// The codes of the streams that were reset since this was asked last.
+    pub fn take_reset_codes(&self) -> Vec<u32> {
+        self.reset_codes.take()
+    }
+
+    /// Since when the client has taken nothing of what is on its way to it; `None` if nothing is.
+    pub fn stalled_since(&self) -> Option<Instant> {
+        self.sending.borrow().is_some().then(|| self.moved.get())
+    }
+
     /// Plaintext bytes written since this was asked last.
     pub fn take_written_bytes(&self) -> u64 {
         self.written_bytes.take()
@@ -88,6 +113,7 @@ impl<'a> Transport<'a> {
             if let Some(send) = sending.as_mut() {
                 let Poll::Ready((result, memory)) = send.as_mut().poll(cx) else { return Poll::Pending };
                 *sending = None;
+                self.moved.set(ring::now());
                 self.client.buffers.keep_records(memory);
                 if result.is_err() {
                     return Poll::Ready(Err(self.lose(Gone::Cut)));
@@ -106,6 +132,7 @@ impl<'a> Transport<'a> {
             }
             self.meter.borrow_mut().sent(filled);
             let socket = self.client.socket;
+            self.moved.set(ring::now());
             *sending = Some(Box::pin(async move { socket.send_prefix(bytes, filled).await }));
         }
     }
@@ -190,6 +217,8 @@ impl AsyncWrite for Io<'_> {
             *collected = transport.client.buffers.plain();
         }
         collected.extend_from_slice(bytes);
+        let mut codes = transport.reset_codes.borrow_mut();
+        transport.resets.borrow_mut().sent(bytes, |code| codes.push(code));
         transport.written_bytes.set(transport.written_bytes.get() + bytes.len() as u64);
         Poll::Ready(Ok(bytes.len()))
     }

@@ -30,6 +30,10 @@ const EARNING_DATA_BYTES: u32 = 1_024;
 /// For so many bytes that we send the peer may update two windows: that of the stream and that of the connection.
 const SENT_BYTES_PER_POINT: u64 = 4_096;
 
+/// Each piece of a response lets the peer send a window update and a PING: clients of gRPC measure the round trip with one
+/// whenever something comes, however little it is.
+const PIECE_EARNS: u32 = 2;
+
 /// A reset undoes a request, and what we have done for it by then: it costs the request's earnings, and as much again.
 const RESET_COSTS: u32 = 2 * REQUEST_EARNS;
 
@@ -93,6 +97,11 @@ impl Meter {
         let earned = self.sent_bytes / SENT_BYTES_PER_POINT;
         self.sent_bytes %= SENT_BYTES_PER_POINT;
         self.earn(u32::try_from(earned).unwrap_or(BUDGET));
+    }
+
+    /// The peer was sent so many pieces of responses, as origins made them: that it takes them in crumbs earns nothing.
+    pub fn answered(&mut self, pieces: u32) {
+        self.earn(pieces.saturating_mul(PIECE_EARNS));
     }
 
     /// Bytes came from the peer, in order.
@@ -175,6 +184,46 @@ impl Meter {
     }
 }
 
+/// Bytes of the code that a RST_STREAM holds (RFC 9113 section 6.4).
+const CODE_BYTES: usize = 4;
+
+/// Sees the streams that are reset by us, in the bytes we send: `h2` resets those that the peer broke by itself.
+#[derive(Default, Debug)]
+pub struct Resets {
+    head: [u8; HEAD_BYTES + CODE_BYTES],
+    head_filled: usize,
+    payload_left: usize,
+}
+
+impl Resets {
+    /// Bytes are sent, in order; `reset` is told the code of each RST_STREAM.
+    pub fn sent(&mut self, mut bytes: &[u8], mut reset: impl FnMut(u32)) {
+        while !bytes.is_empty() {
+            if self.payload_left > 0 {
+                let skipped = bytes.len().min(self.payload_left);
+                self.payload_left -= skipped;
+                bytes = &bytes[skipped..];
+                continue;
+            }
+            let is_reset = self.head_filled >= HEAD_BYTES && self.head[3] == kind::RST_STREAM;
+            let wanted = if is_reset { HEAD_BYTES + CODE_BYTES } else { HEAD_BYTES };
+            let taken = bytes.len().min(wanted - self.head_filled);
+            self.head[self.head_filled..self.head_filled + taken].copy_from_slice(&bytes[..taken]);
+            self.head_filled += taken;
+            bytes = &bytes[taken..];
+            let [high, middle, low, kind, ..] = self.head;
+            if self.head_filled == HEAD_BYTES + CODE_BYTES {
+                let [.., a, b, c, d] = self.head;
+                reset(u32::from_be_bytes([a, b, c, d]));
+                self.head_filled = 0;
+            } else if self.head_filled == HEAD_BYTES && kind != kind::RST_STREAM {
+                self.payload_left = u32::from_be_bytes([0, high, middle, low]) as usize;
+                self.head_filled = 0;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -247,6 +296,45 @@ mod tests {
             for _ in 0..2 {
                 meter.received(&update, 3_600_000).expect("two updates for each frame of data");
             }
+        }
+    }
+
+    /// A client of gRPC that gets many small messages answers each with a PING, as fast as they come.
+    #[test]
+    fn small_pieces_pay_for_pings_and_crumbs_do_not() {
+        let mut meter = begun();
+        let (ping, update) = (frame(PING, 0, 8), frame(8, 0, 4));
+        for _ in 0..10_000 {
+            meter.answered(1);
+            meter.sent(50);
+            meter.received(&ping, 0).expect("a PING for each piece");
+            meter.received(&update, 0).expect("and a window update");
+        }
+        // One piece, taken byte by byte.
+        meter.answered(1);
+        let crumbs = (0..10_000).find(|_| {
+            meter.sent(10);
+            meter.received(&update, 0).is_err()
+        });
+        assert!(crumbs.is_some_and(|crumbs| crumbs < 2 * BUDGET as usize), "{crumbs:?}");
+    }
+
+    #[test]
+    fn resets_are_seen_however_they_are_cut() {
+        let reset = |code: u8| {
+            let mut bytes = frame(kind::RST_STREAM, 0, 4);
+            bytes[HEAD_BYTES + 3] = code;
+            bytes
+        };
+        let bytes = [frame(SETTINGS, 0, 6), reset(1), frame(kind::DATA, 0, 40), reset(8), reset(7), frame(PING, 0, 8)];
+        let bytes = bytes.concat();
+        for cut in 1..bytes.len() {
+            let mut resets = Resets::default();
+            let mut codes = Vec::new();
+            for piece in bytes.chunks(cut) {
+                resets.sent(piece, |code| codes.push(code));
+            }
+            assert_eq!(codes, [1, 8, 7], "in pieces of {cut}");
         }
     }
 

@@ -25,6 +25,8 @@ pub struct Tunnel<'a> {
     pub shard: &'a Shard,
     pub buffers: &'a Buffers,
     pub traffic: &'a Traffic,
+    /// Pieces of what the origin says, which the connection's meter is told of.
+    pub pieces: &'a Cell<u32>,
     /// Longest silence of both sides.
     pub idle: Duration,
 }
@@ -132,6 +134,7 @@ impl Tunnel<'_> {
                 Ok(true) => {
                     self.shard.add(Counter::BytesOut, gathered.len() as u64);
                     self.traffic.out_bytes.set(self.traffic.out_bytes.get() + gathered.len() as u64);
+                    self.pieces.set(self.pieces.get().saturating_add(1));
                     bytes = gathered.freeze();
                 }
                 Ok(false) => {

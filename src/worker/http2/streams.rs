@@ -46,10 +46,11 @@ pub(super) async fn run(
     let (parts, body) = request.into_parts();
     let served = Served { core, session, shared, began, grpc: head::is_grpc(&parts.headers) };
     let (verdict, framing) = served.judge(&parts, &body);
+    let line = (verdict.is_err() && core.access.enabled()).then(|| as_sent(&parts));
     // The fields of the request are text by now: they need no memory while it is under way.
     let is_head = parts.method == http::Method::HEAD;
     drop(parts);
-    let stream = Stream::new(&core.buffers, body, framing, respond);
+    let stream = Stream::new(&core.buffers, body, framing, respond, &shared.pieces);
     match verdict {
         Ok(Verdict::Forward(judged, websocket_accept)) => {
             if let Some(accept) = websocket_accept {
@@ -63,13 +64,20 @@ pub(super) async fn run(
             shared.end(end);
         }
         Err(Malformed(detail)) => {
+            // Counted as a reset where it is sent, with those of `h2`.
             stream.reset(Reason::PROTOCOL_ERROR);
-            core.shard.count(Counter::StreamReset(StreamReset::Malformed));
             core.shard.count(Counter::RequestRefused(Refusal::MalformedRequest));
-            requests::count(core, Protocol::Http2, 0, began);
+            served.record(0, line.map(|line| served.line(line, false)), None);
             served.log_refused(Refusal::MalformedRequest, detail);
         }
     }
+}
+
+/// What the access log says of a request that could not be translated.
+fn as_sent(parts: &http::request::Parts) -> access::Request {
+    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+    let authority = parts.uri.authority().map_or("", |authority| authority.as_str());
+    access::Request::new(parts.method.as_str().as_bytes(), target.as_bytes(), authority.as_bytes(), b"")
 }
 
 /// What becomes of a request that is well-formed as HTTP/2 has it.
@@ -128,6 +136,7 @@ impl Served<'_> {
         let verdict = match requests::judge(core, self.session, &mut self.shared.fields.borrow_mut(), &request) {
             Ok(mut judged) => {
                 judged.order.asked.dialect = Dialect::Http2;
+                judged.order.streams = self.grpc;
                 let accept = match kind {
                     Kind::WebSocket { key } => Some(head::websocket_accept(key)),
                     Kind::Bodiless | Kind::WithBody => None,
@@ -201,12 +210,12 @@ impl Served<'_> {
                     line.request.proxy_error = Some(error.label());
                 }
                 let bytes = self.answer(&stream, error.status(), Some(error), head_only);
-                self.record(error.status(), with_bytes(line, bytes), None);
+                self.record(error.status(), with_bytes(line, bytes.unwrap_or(0)), None);
             }
             End::Refused(status) => {
                 core.shard.count(Counter::RequestRefused(Refusal::MalformedRequest));
                 let bytes = self.answer(&stream, status, None, head_only);
-                self.record(status, with_bytes(line, bytes), None);
+                self.record(status, with_bytes(line, bytes.unwrap_or(0)), None);
             }
             End::BrokenOff => {
                 self.reset(&stream, Reason::INTERNAL_ERROR, StreamReset::BrokenOff);
@@ -216,6 +225,12 @@ impl Served<'_> {
                 self.reset(&stream, Reason::CANCEL, StreamReset::SlowReader);
                 self.record(status, line, Some(TunnelEnd::TimedOut));
             }
+            End::Gone(Gone::Broke) if stream.is_malformed() => {
+                core.shard.count(Counter::RequestRefused(Refusal::MalformedRequest));
+                self.log_refused(Refusal::MalformedRequest, "its trailers are malformed");
+                stream.reset(Reason::PROTOCOL_ERROR);
+                self.record(status, line, None);
+            }
             // What the origin said cannot be said in HTTP/2, or is no WebSocket.
             End::Gone(Gone::Broke) => {
                 let error = ProxyError::HttpProtocolError;
@@ -223,10 +238,10 @@ impl Served<'_> {
                     line.request.proxy_error = Some(error.label());
                 }
                 let bytes = self.answer(&stream, error.status(), Some(error), head_only);
-                if bytes == 0 {
-                    self.reset(&stream, Reason::PROTOCOL_ERROR, StreamReset::Malformed);
+                if bytes.is_none() {
+                    self.reset(&stream, Reason::INTERNAL_ERROR, StreamReset::BrokenOff);
                 }
-                self.record(error.status(), with_bytes(line, bytes), None);
+                self.record(error.status(), with_bytes(line, bytes.unwrap_or(0)), None);
             }
             End::Gone(Gone::Cut) => {
                 core.shard.count(Counter::StreamReset(StreamReset::Client));
@@ -258,6 +273,7 @@ impl Served<'_> {
                     shard: &core.shard,
                     buffers: &core.buffers,
                     traffic: &traffic,
+                    pieces: &self.shared.pieces,
                     idle: core.config.tunnel_timeout,
                 };
                 let mut running = pin!(tunnel.run(client, answer, leftover));
@@ -295,21 +311,20 @@ impl Served<'_> {
             let request = line.unwrap_or_else(|| access::Request::new(b"", b"", b"", b""));
             self.line(request, false)
         });
-        self.record(status, with_bytes(line, bytes), None);
+        self.record(status, with_bytes(line, bytes.unwrap_or(0)), None);
     }
 
-    /// Sends an answer of ours. Returns how many bytes of it are content; 0 also where nothing can be said any more.
-    fn answer(&self, stream: &Stream<'_>, status: u16, error: Option<ProxyError>, head_only: bool) -> u64 {
+    /// Sends an answer of ours. Returns how many bytes of it are content; `None` where nothing can be said any more.
+    fn answer(&self, stream: &Stream<'_>, status: u16, error: Option<ProxyError>, head_only: bool) -> Option<u64> {
         if self.grpc {
-            stream.answer(head::grpc_answer(status, error.map(ProxyError::label)), Bytes::new());
-            return 0;
+            return stream.answer(head::grpc_answer(status, error.map(ProxyError::label)), Bytes::new()).then_some(0);
         }
         let mut text = Vec::new();
         answer::answer(status, error, true, head_only, &mut text);
-        let Some((head, body)) = head::own_answer(&text) else { return 0 };
+        let (head, body) = head::own_answer(&text)?;
         let body = Bytes::copy_from_slice(body);
         let bytes = body.len() as u64;
-        if stream.answer(head, body) { bytes } else { 0 }
+        stream.answer(head, body).then_some(bytes)
     }
 
     fn reset(&self, stream: &Stream<'_>, code: Reason, reason: StreamReset) {

@@ -163,7 +163,7 @@ impl Client {
         assert_eq!(end, Some(End::Alert(alert)), "at {name}");
     }
 
-    fn config(&self) -> ClientConfig {
+    pub(super) fn config(&self) -> ClientConfig {
         let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider));
         let versions = self.version.map_or(rustls::DEFAULT_VERSIONS, Tls::versions);
         let mut config = builder

@@ -11,6 +11,8 @@ pub mod edge;
 pub mod events;
 pub mod haproxy;
 pub mod http;
+pub mod http2;
+pub mod http2_frames;
 pub mod metrics;
 pub mod nginx;
 pub mod origin;
