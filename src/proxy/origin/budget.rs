@@ -67,6 +67,7 @@ mod tests {
         assert_eq!(spent(&mut budget, 0), 20);
         assert_eq!(spent(&mut budget, 2_000), 2 * PER_SECOND);
         assert_eq!(spent(&mut budget, 1_000), 0, "a clock that goes back stands still");
+        assert_eq!(spent(&mut budget, 2_500), 1, "and earns nothing twice");
         assert_eq!(spent(&mut budget, u64::MAX), SAVED_MAX / WHOLE);
     }
 

@@ -75,13 +75,13 @@ impl Unreachable {
             // RFC 9209 section 2.3.3: a health check says that it is down. Names are resolved in the background: what has no
             // address now is no better.
             OriginConnect::Unresolved => ProxyError::DestinationUnavailable,
-            _ if self.all_down => ProxyError::DestinationUnavailable,
-            OriginConnect::TimedOut => ProxyError::ConnectionTimeout,
-            OriginConnect::Unroutable => ProxyError::DestinationIpUnroutable,
             OriginConnect::NoResources => ProxyError::ConnectionLimitReached,
             OriginConnect::TlsCertificate => ProxyError::TlsCertificateError,
             OriginConnect::TlsAlert => ProxyError::TlsAlertReceived,
             OriginConnect::TlsProtocol => ProxyError::TlsProtocolError,
+            _ if self.all_down => ProxyError::DestinationUnavailable,
+            OriginConnect::TimedOut => ProxyError::ConnectionTimeout,
+            OriginConnect::Unroutable => ProxyError::DestinationIpUnroutable,
             _ => ProxyError::ConnectionRefused,
         }
     }
@@ -521,5 +521,33 @@ fn fault(error: &io::Error) -> OriginConnect {
             OriginConnect::NoResources
         }
         _ => OriginConnect::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a client is told when connecting fails, by the error of the last attempt.
+    #[test]
+    fn a_failed_connect_is_told_by_its_cause() {
+        for (errno, status, label) in [
+            (libc::ECONNREFUSED, 502, "connection_refused"),
+            (libc::ENOENT, 502, "connection_refused"),
+            (libc::EHOSTUNREACH, 502, "destination_ip_unroutable"),
+            (libc::ENETUNREACH, 502, "destination_ip_unroutable"),
+            (libc::ETIMEDOUT, 504, "connection_timeout"),
+            (libc::EMFILE, 503, "connection_limit_reached"),
+            (libc::EADDRNOTAVAIL, 503, "connection_limit_reached"),
+        ] {
+            let last = fault(&io::Error::from_raw_os_error(errno));
+            let told = |all_down| Unreachable::new(last, None, all_down).error();
+            assert_eq!((told(false).status(), told(false).label()), (status, label), "{errno}");
+            // What the checks had said comes first, unless the fault is this machine's.
+            let label = if last == OriginConnect::NoResources { label } else { "destination_unavailable" };
+            assert_eq!((told(true).status(), told(true).label()), (503, label), "{errno}");
+        }
+        let unresolved = Unreachable::new(OriginConnect::Unresolved, None, false).error();
+        assert_eq!((unresolved.status(), unresolved.label()), (503, "destination_unavailable"));
     }
 }

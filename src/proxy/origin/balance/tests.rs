@@ -164,6 +164,18 @@ fn half_of_the_addresses_stay() {
 }
 
 #[test]
+fn one_address_is_no_choice_unless_something_is_wrong_with_it() {
+    let mut one = balance(['a']);
+    assert!(one.sole().is_some() && abc().sole().is_none() && Balance::<char>::default().sole().is_none());
+    one.mark_down(|_| true, 0);
+    assert!(one.sole().is_none(), "down");
+    one.mark_down(|_| false, 0);
+    connect_failed(&one, 'a', 0);
+    assert!(one.sole().is_none(), "left out");
+    assert!(one.choose(&ask(&Policy::RoundRobin, 1)).unwrap().in_panic);
+}
+
+#[test]
 fn a_share_grows() {
     let mut balance = balance(['a', 'b']);
     connect_failed(&balance, 'b', 0);
