@@ -292,8 +292,10 @@ fn t476_abrupt_ends_are_told_apart() {
             }
         }
     });
-    scene.edge.expect_metric("hostward_tunnels_ended_total{end=\"client_aborted\"}", CARRIERS.len() as f64);
-    scene.edge.expect_metric("hostward_tunnels_ended_total{end=\"origin_aborted\"}", CARRIERS.len() as f64);
+    for end in ["client_aborted", "origin_aborted"] {
+        let query = format!("hostward_tunnels_ended_total{{end=\"{end}\"}}");
+        wait::until(&query, SOON, || scene.edge.metric(&query) >= CARRIERS.len() as f64);
+    }
     scene.edge.expect_metric("hostward_connections_open", 0.0);
     wait::until("no connection to the origin is left", SOON, || scene.origin.open() == 0);
 }

@@ -4,12 +4,20 @@
 //! byte is hashed at both ends: what one sent and the other received is compared by [`Scene::expect_untouched`], which an edge
 //! that takes frames apart (and masks them anew, say) does not survive.
 
+use std::future::poll_fn;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use h2::ext::Protocol;
+use h2::{Ping, Reason, RecvStream, SendStream};
+use rustls::pki_types::ServerName;
+use tokio::runtime::{Builder, Runtime};
+use tokio_rustls::TlsConnector;
 use tungstenite::protocol::Role;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 use tungstenite::protocol::frame::{CloseFrame, Frame};
@@ -32,7 +40,7 @@ pub trait Tunnel: Read + Write + Send {
 pub type Open = fn(&Scene, path: &str) -> Box<dyn Tunnel>;
 
 /// What carries a client's tunnels. Each case runs over all of them.
-pub const CARRIERS: [(&str, Open); 1] = [("HTTP/1.1", over_http1)];
+pub const CARRIERS: [(&str, Open); 2] = [("HTTP/1.1", over_http1), ("HTTP/2", over_http2)];
 
 /// An edge with one hostname, whose origin speaks WebSocket.
 pub struct Scene {
@@ -209,6 +217,98 @@ impl Tunnel for Http1 {
 
     fn cut(&mut self) {
         self.session.take().expect("open").vanish();
+    }
+}
+
+/// A stream of an HTTP/2 connection of its own, which a thread of its own drives.
+struct Http2 {
+    runtime: Runtime,
+    send: SendStream<Bytes>,
+    receive: RecvStream,
+    /// What came and is not read yet.
+    early: Bytes,
+}
+
+/// By an extended CONNECT of HTTP/2 (RFC 8441).
+fn over_http2(scene: &Scene, path: &str) -> Box<dyn Tunnel> {
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let config = Arc::new(scene.world.client().alpn(&["h2"]).config());
+    let (send, receive) = runtime.block_on(async {
+        let socket = tokio::net::TcpStream::connect(scene.edge.address()).await.expect("a connection");
+        socket.set_nodelay(true).expect("an option");
+        let name = ServerName::try_from(ACME).expect("a name");
+        let tls = TlsConnector::from(config).connect(name, socket).await.expect("a handshake");
+        let (requests, mut connection) = h2::client::handshake(tls).await.expect("HTTP/2");
+        let mut pings = connection.ping_pong().expect("once");
+        tokio::spawn(connection);
+        // The edge's settings come before its answer to a ping.
+        pings.ping(Ping::opaque()).await.expect("a pong");
+        let mut requests = requests.ready().await.expect("a stream");
+        assert!(requests.is_extended_connect_protocol_enabled(), "SETTINGS_ENABLE_CONNECT_PROTOCOL");
+        let request = http::Request::builder().method(http::Method::CONNECT).uri(format!("https://{ACME}{path}"));
+        let request = request.extension(Protocol::from_static("websocket")).header("sec-websocket-version", "13");
+        let (response, send) = requests.send_request(request.body(()).expect("a request"), false).expect("sent");
+        let response = response.await.expect("a response");
+        assert_eq!(response.status(), 200, "{response:?}");
+        (send, response.into_body())
+    });
+    Box::new(Http2 { runtime, send, receive, early: Bytes::new() })
+}
+
+/// The bound on one wait for the edge.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn reset(error: h2::Error) -> io::Error {
+    io::Error::new(ErrorKind::ConnectionReset, error)
+}
+
+impl Read for Http2 {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.early.is_empty() {
+            let receive = &mut self.receive;
+            let next = async { tokio::time::timeout(PATIENCE, poll_fn(|cx| receive.poll_data(cx))).await };
+            match self.runtime.block_on(next) {
+                Err(_) => return Err(ErrorKind::TimedOut.into()),
+                Ok(None) => return Ok(0),
+                Ok(Some(data)) => self.early = data.map_err(reset)?,
+            }
+            self.receive.flow_control().release_capacity(self.early.len()).map_err(reset)?;
+        }
+        let part = self.early.split_to(self.early.len().min(buffer.len()));
+        buffer[..part.len()].copy_from_slice(&part);
+        Ok(part.len())
+    }
+}
+
+impl Write for Http2 {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let send = &mut self.send;
+        send.reserve_capacity(bytes.len());
+        while send.capacity() == 0 {
+            let more = async { tokio::time::timeout(PATIENCE, poll_fn(|cx| send.poll_capacity(cx))).await };
+            match self.runtime.block_on(more) {
+                Err(_) => return Err(ErrorKind::TimedOut.into()),
+                Ok(None) => return Err(ErrorKind::BrokenPipe.into()),
+                Ok(Some(capacity)) => drop(capacity.map_err(reset)?),
+            }
+        }
+        let count = send.capacity().min(bytes.len());
+        send.send_data(Bytes::copy_from_slice(&bytes[..count]), false).map_err(reset)?;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Tunnel for Http2 {
+    fn finish(&mut self) {
+        self.send.send_data(Bytes::new(), true).expect("sent");
+    }
+
+    fn cut(&mut self) {
+        self.send.send_reset(Reason::CANCEL);
     }
 }
 
