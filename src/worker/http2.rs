@@ -19,6 +19,7 @@ use h2::server::{Connection, Handshake};
 
 use crate::proxy::http1::client::{Client, Gone};
 use crate::proxy::http2::io::{Io, Transport};
+use crate::proxy::http2::meter::Fault;
 use crate::ring::{self, Sleep, Socket};
 use crate::telemetry::counters::{Counter, GoAway, Limit, StreamReset, Timeout, TunnelEnd};
 use crate::tls::Outgoing;
@@ -219,9 +220,16 @@ impl Driver<'_> {
             if let Poll::Ready(end) = turned {
                 return Poll::Ready(end);
             }
-            if self.transport.is_flooded() && self.ending.is_none() {
-                self.core.shard.count(Counter::Limit(Limit::ControlFrames));
-                self.go_away(Reason::ENHANCE_YOUR_CALM, TunnelEnd::ProtocolError);
+            if let Some(fault) = self.transport.fault().filter(|_| self.ending.is_none()) {
+                let reason = match fault {
+                    Fault::Flood => {
+                        self.core.shard.count(Counter::Limit(Limit::ControlFrames));
+                        Reason::ENHANCE_YOUR_CALM
+                    }
+                    Fault::Length => Reason::FRAME_SIZE_ERROR,
+                    Fault::NoSettings => Reason::PROTOCOL_ERROR,
+                };
+                self.go_away(reason, TunnelEnd::ProtocolError);
                 continue;
             }
             let pushed = self.transport.push(cx);

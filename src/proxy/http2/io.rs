@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::meter::{Meter, Resets};
+use super::meter::{Fault, Meter, Resets};
 use crate::proxy::buffers::GATHER_BYTES;
 use crate::proxy::http1::client::{Client, Gone};
 use crate::ring;
@@ -29,8 +29,8 @@ pub struct Transport<'a> {
     /// One send at a time.
     sending: RefCell<Option<Sending<'a>>>,
     meter: RefCell<Meter>,
-    /// The meter has had enough: nothing more is read.
-    flooded: Cell<bool>,
+    /// What the meter has found: nothing more is read.
+    fault: Cell<Option<Fault>>,
     /// How the client went away, once it has.
     gone: Cell<Option<Gone>>,
     written_bytes: Cell<u64>,
@@ -53,7 +53,7 @@ impl<'a> Transport<'a> {
             collected: RefCell::default(),
             sending: RefCell::default(),
             meter: RefCell::new(Meter::new(0)),
-            flooded: Cell::new(false),
+            fault: Cell::new(None),
             gone: Cell::new(None),
             written_bytes: Cell::new(0),
             resets: RefCell::default(),
@@ -63,9 +63,9 @@ impl<'a> Transport<'a> {
         })
     }
 
-    /// Whether the client has sent more control frames than its budget allows.
-    pub fn is_flooded(&self) -> bool {
-        self.flooded.get()
+    /// Why the connection cannot go on, as far as its frames' heads tell.
+    pub fn fault(&self) -> Option<Fault> {
+        self.fault.get()
     }
 
     /// How the client went away, if it did.
@@ -168,7 +168,7 @@ pub struct Io<'a>(pub Rc<Transport<'a>>);
 impl AsyncRead for Io<'_> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let transport = &*self.0;
-        if transport.is_flooded() {
+        if transport.fault().is_some() {
             // Whoever drives the connection ends it in this turn.
             return Poll::Pending;
         }
@@ -188,8 +188,8 @@ impl AsyncRead for Io<'_> {
         transport.client.consume(|waiting| {
             let taken = waiting.len().min(out.remaining());
             let bytes = &waiting[..taken];
-            if transport.meter.borrow_mut().received(bytes, now_ms).is_err() {
-                transport.flooded.set(true);
+            if let Err(fault) = transport.meter.borrow_mut().received(bytes, now_ms) {
+                transport.fault.set(Some(fault));
                 return (waiting.len(), Poll::Pending);
             }
             out.put_slice(bytes);

@@ -1,9 +1,14 @@
-//! What a peer's frames cost it: a meter over the bytes it sends, before anything acts on them.
+//! A peer's frames, before anything acts on them: what they cost it, and faults that need a name.
 //!
 //! The `h2` crate bounds header lists, continuations, resets of streams nobody has looked at, and small data frames. It
 //! answers every PING and SETTINGS, takes every PRIORITY and WINDOW_UPDATE, and reads on as fast as they come. Each of these
 //! costs us more than its sender (CVE-2019-9511 to 9518, CVE-2023-44487), so they are paid for out of a budget that useful
-//! work fills. A function of bytes and times; no sockets, no clock.
+//! work fills.
+//!
+//! `h2` also answers frames of a wrong length with PROTOCOL_ERROR, and serves connections that do not begin with SETTINGS. Both
+//! can be told by the heads of frames, so they are refused here with the codes RFC 9113 has for them.
+//!
+//! A function of bytes and times; no sockets, no clock.
 
 /// The bytes a client's connection begins with (RFC 9113 section 3.4).
 const PREFACE_BYTES: usize = 24;
@@ -41,11 +46,20 @@ const RESET_COSTS: u32 = 2 * REQUEST_EARNS;
 mod kind {
     pub const DATA: u8 = 0;
     pub const HEADERS: u8 = 1;
+    pub const PRIORITY: u8 = 2;
     pub const RST_STREAM: u8 = 3;
+    pub const SETTINGS: u8 = 4;
+    pub const PING: u8 = 6;
+    pub const GOAWAY: u8 = 7;
+    pub const WINDOW_UPDATE: u8 = 8;
     pub const CONTINUATION: u8 = 9;
 }
 
 const END_STREAM: u8 = 0x1;
+
+/// Of SETTINGS and PING.
+const ACK: u8 = 0x1;
+
 const END_HEADERS: u8 = 0x4;
 
 /// Meters one connection's frames.
@@ -63,11 +77,20 @@ pub struct Meter {
     /// Since when a frame of a header block, or a block itself, is not whole.
     block_since_ms: Option<u64>,
     in_block: bool,
+    /// A frame has come.
+    begun: bool,
 }
 
-/// The peer has used its budget up.
+/// Why a connection cannot go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Flood;
+pub enum Fault {
+    /// The peer has used its budget up: ENHANCE_YOUR_CALM.
+    Flood,
+    /// A frame has a length that its type does not have (RFC 9113 section 4.2): FRAME_SIZE_ERROR.
+    Length,
+    /// The first frame is not SETTINGS (RFC 9113 section 3.4): PROTOCOL_ERROR.
+    NoSettings,
+}
 
 impl Meter {
     /// A new connection, at this time.
@@ -83,6 +106,7 @@ impl Meter {
             // The preface and the settings behind it are waited for as a header block is.
             block_since_ms: Some(now_ms),
             in_block: true,
+            begun: false,
         }
     }
 
@@ -108,8 +132,8 @@ impl Meter {
     ///
     /// # Errors
     ///
-    /// [`Flood`]; nothing of these bytes need be looked at any more.
-    pub fn received(&mut self, mut bytes: &[u8], now_ms: u64) -> Result<(), Flood> {
+    /// [`Fault`]; nothing of these bytes need be looked at any more.
+    pub fn received(&mut self, mut bytes: &[u8], now_ms: u64) -> Result<(), Fault> {
         let refill = now_ms.saturating_sub(self.refilled_ms) * REFILL_PER_S / 1_000;
         if refill > 0 {
             self.refilled_ms = now_ms;
@@ -143,10 +167,27 @@ impl Meter {
     }
 
     /// The head of a frame is whole.
-    fn frame(&mut self, now_ms: u64) -> Result<(), Flood> {
+    fn frame(&mut self, now_ms: u64) -> Result<(), Fault> {
         let [high, middle, low, kind, flags, ..] = self.head;
         let length = u32::from_be_bytes([0, high, middle, low]);
         self.payload_left = length;
+        let is_ack = flags & ACK != 0;
+        if !std::mem::replace(&mut self.begun, true) && (kind != kind::SETTINGS || is_ack) {
+            return Err(Fault::NoSettings);
+        }
+        // That of PRIORITY is an error of its stream (section 6.3), which may be taken for one of the connection (5.4).
+        let fits = match kind {
+            kind::PRIORITY => length == 5,
+            kind::RST_STREAM | kind::WINDOW_UPDATE => length == 4,
+            kind::PING => length == 8,
+            kind::GOAWAY => length >= 8,
+            kind::SETTINGS if is_ack => length == 0,
+            kind::SETTINGS => length % 6 == 0,
+            _ => true,
+        };
+        if !fits {
+            return Err(Fault::Length);
+        }
         match kind {
             kind::DATA if length >= EARNING_DATA_BYTES => self.earn(1),
             // The last one of a body is often empty. Small ones are the business of `h2`, which knows what they fill.
@@ -178,8 +219,8 @@ impl Meter {
         self.points = self.points.saturating_add(points).min(BUDGET);
     }
 
-    fn spend(&mut self, points: u32) -> Result<(), Flood> {
-        self.points = self.points.checked_sub(points).ok_or(Flood)?;
+    fn spend(&mut self, points: u32) -> Result<(), Fault> {
+        self.points = self.points.checked_sub(points).ok_or(Fault::Flood)?;
         Ok(())
     }
 }
@@ -230,9 +271,6 @@ mod tests {
 
     use super::*;
 
-    const PING: u8 = 6;
-    const SETTINGS: u8 = 4;
-
     fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {
         let [_, high, middle, low] = (length as u32).to_be_bytes();
         let mut bytes = vec![high, middle, low, kind, flags, 0, 0, 0, 1];
@@ -243,7 +281,7 @@ mod tests {
     fn begun() -> Meter {
         let mut meter = Meter::new(0);
         let mut first = vec![0; PREFACE_BYTES];
-        first.extend(frame(SETTINGS, 0, 0));
+        first.extend(frame(kind::SETTINGS, 0, 0));
         meter.received(&first, 0).expect("no flood");
         meter
     }
@@ -259,7 +297,9 @@ mod tests {
     fn floods_of_control_frames_end() {
         // One point went for the first SETTINGS.
         let all = BUDGET as usize - 1;
-        for (kind, length) in [(PING, 8), (SETTINGS, 0), (SETTINGS, 6), (2, 5), (8, 4), (77, 3), (kind::DATA, 0)] {
+        let settings = kind::SETTINGS;
+        for (kind, length) in [(kind::PING, 8), (settings, 0), (settings, 6), (2, 5), (8, 4), (77, 3), (kind::DATA, 0)]
+        {
             assert_eq!(taken(kind, 0, length), Some(all), "type {kind}");
         }
         assert_eq!(taken(kind::CONTINUATION, 0, 100), Some(all));
@@ -284,7 +324,7 @@ mod tests {
     #[test]
     fn time_and_what_we_send_pay() {
         let mut meter = begun();
-        let ping = frame(PING, 0, 8);
+        let ping = frame(kind::PING, 0, 8);
         for at_s in 0..3_600 {
             for _ in 0..REFILL_PER_S {
                 meter.received(&ping, at_s * 1_000).expect("as often as time allows");
@@ -344,7 +384,7 @@ mod tests {
         assert_eq!(meter.waiting_since_ms(), Some(5));
         meter.received(&[0; PREFACE_BYTES], 6).unwrap();
         assert_eq!(meter.waiting_since_ms(), Some(5));
-        meter.received(&frame(SETTINGS, 0, 6), 7).unwrap();
+        meter.received(&frame(kind::SETTINGS, 0, 6), 7).unwrap();
         assert_eq!(meter.waiting_since_ms(), None);
         let headers = frame(kind::HEADERS, 0, 20);
         meter.received(&headers[..12], 8).unwrap();
@@ -355,14 +395,47 @@ mod tests {
         assert_eq!(meter.waiting_since_ms(), None);
     }
 
+    #[test]
+    fn lengths_are_those_of_the_type() {
+        for (kind, flags, length) in [
+            (2, 0, 4),
+            (3, 0, 3),
+            (3, 0, 5),
+            (4, 0, 5),
+            (4, 0, 7),
+            (4, ACK, 6),
+            (6, 0, 7),
+            (6, ACK, 9),
+            (7, 0, 7),
+            (8, 0, 3),
+            (8, 0, 5),
+        ] {
+            assert_eq!(begun().received(&frame(kind, flags, length), 0), Err(Fault::Length), "type {kind}, {length}");
+        }
+        // Unknown types, and what is as long as it likes.
+        for (kind, length) in [(2, 5), (77, 1), (7, 20), (kind::DATA, 3), (kind::HEADERS, 1)] {
+            assert_eq!(begun().received(&frame(kind, 0, length), 0), Ok(()), "type {kind}, {length}");
+        }
+    }
+
+    #[test]
+    fn settings_come_first() {
+        for (kind, flags, length) in [(kind::PING, 0, 8), (kind::HEADERS, 4, 10), (8, 0, 4), (kind::SETTINGS, ACK, 0)] {
+            let mut meter = Meter::new(0);
+            meter.received(&[0; PREFACE_BYTES], 0).unwrap();
+            assert_eq!(meter.received(&frame(kind, flags, length), 0), Err(Fault::NoSettings), "type {kind}");
+        }
+    }
+
     proptest! {
         /// However the bytes are cut, the meter sees the same frames.
         #[test]
         fn cuts_change_nothing(
-            frames in prop::collection::vec((0u8..12, any::<u8>(), 0usize..40), 1..60),
+            frames in prop::collection::vec((9u8..20, any::<u8>(), 0usize..40), 1..60),
             cuts in prop::collection::vec(1usize..50, 1..40),
         ) {
             let mut bytes = vec![0; PREFACE_BYTES];
+            bytes.extend(frame(kind::SETTINGS, 0, 12));
             for (kind, flags, length) in frames {
                 bytes.extend(frame(kind, flags, length));
             }
