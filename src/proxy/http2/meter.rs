@@ -182,7 +182,7 @@ impl Meter {
             kind::PING => length == 8,
             kind::GOAWAY => length >= 8,
             kind::SETTINGS if is_ack => length == 0,
-            kind::SETTINGS => length % 6 == 0,
+            kind::SETTINGS => length.is_multiple_of(6),
             _ => true,
         };
         if !fits {
