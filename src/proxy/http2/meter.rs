@@ -343,7 +343,7 @@ mod tests {
     #[test]
     fn small_pieces_pay_for_pings_and_crumbs_do_not() {
         let mut meter = begun();
-        let (ping, update) = (frame(PING, 0, 8), frame(8, 0, 4));
+        let (ping, update) = (frame(kind::PING, 0, 8), frame(8, 0, 4));
         for _ in 0..10_000 {
             meter.answered(1);
             meter.sent(50);
@@ -366,7 +366,14 @@ mod tests {
             bytes[HEAD_BYTES + 3] = code;
             bytes
         };
-        let bytes = [frame(SETTINGS, 0, 6), reset(1), frame(kind::DATA, 0, 40), reset(8), reset(7), frame(PING, 0, 8)];
+        let bytes = [
+            frame(kind::SETTINGS, 0, 6),
+            reset(1),
+            frame(kind::DATA, 0, 40),
+            reset(8),
+            reset(7),
+            frame(kind::PING, 0, 8),
+        ];
         let bytes = bytes.concat();
         for cut in 1..bytes.len() {
             let mut resets = Resets::default();
