@@ -4,6 +4,7 @@ h2spec is in no registry this project may use; the cases follow the RFCs' text. 
 themselves against nginx: what fails there and not here, or the other way round, is worth a look.
 """
 
+import random
 import ssl
 import struct
 
@@ -1240,3 +1241,61 @@ def _(world):
         except Failed:
             if world.is_hostward:
                 raise
+
+
+# Frames at random.
+
+# Connections of random frames, the same in every run.
+RANDOM_CONNECTIONS = 80
+
+
+@case("random-frames", "frames at random, half of them allowed: every connection is answered or ended, nobody else is disturbed")
+def _(world):
+    dice = random.Random(9113)
+    with world.connect() as bystander:
+        for number in range(RANDOM_CONNECTIONS):
+            with world.connect(ours=[(INITIAL_WINDOW, dice.choice((0, 1, 1000, WINDOW_BYTES, 1 << 20)))]) as talk:
+                open_streams = []
+                hostile = number % 2 == 0
+                for _ in range(dice.randrange(1, 60)):
+                    talk.send(_random_frame(dice, talk, open_streams, hostile))
+                # Whatever comes within a moment is read, so that both sides have something to do.
+                talk.tls.settimeout(0.02)
+                try:
+                    while not isinstance(talk.receive(), (type(None), frames.GoAwayFrame)):
+                        pass
+                except Failed:
+                    pass
+            bystander.expect_alive()
+
+
+def _random_frame(dice, talk, open_streams, hostile):
+    """A frame of any kind, on a stream that is open or, from a hostile client, on any."""
+    stream = dice.choice([*open_streams, 0]) if open_streams else 0
+    if hostile and dice.random() < 0.3:
+        stream = dice.choice((0, 1, 2, 3, 5, dice.randrange(1 << 31)))
+    kind = dice.randrange(100)
+    if kind < 35 or not open_streams:
+        path = dice.choice(("/", "/echo", "/bytes/3000", "/bytes/200000", "/chunked/50", "/early/5000", "/status/204", "/hold"))
+        more = dice.choice(([], [("te", "trailers")], [("expect", "100-continue")], [("x-y", "z" * dice.randrange(3000))]))
+        whole = bytearray(block(talk.fields(path, dice.choice(("GET", "POST", "HEAD", "PUT")), more)))
+        if hostile and dice.random() < 0.2:
+            whole[dice.randrange(len(whole))] ^= 1 << dice.randrange(8)
+        flags = dice.choice((END_HEADERS, END_HEADERS | END_STREAM, *((0, PADDED | 5, PRIORITY_FLAG | 5) if hostile else ())))
+        new = talk.stream()
+        if not flags & END_STREAM:
+            open_streams.append(new)
+        return frame(HEADERS, flags, new, bytes(whole))
+    if kind < 60:
+        return frame(DATA, dice.choice((0, 0, 0, END_STREAM)), stream or open_streams[0], bytes(dice.randrange(4000)))
+    if kind < 70:
+        return window(stream, dice.choice((0, 1, 0x7FFFFFFF)) if hostile else dice.randrange(1, 100000))
+    if kind < 78:
+        return frame(RST_STREAM, 0, stream or open_streams[0], struct.pack("!L", dice.randrange(14)))
+    if kind < 84:
+        return frame(SETTINGS, 0, 0, settings([(dice.choice((1, 3, 4, 6)), dice.choice((0, 100, 65535, 1 << 20)))]))
+    if kind < 90:
+        return frame(PING, dice.choice((0, ACK)), 0, bytes(8))
+    if kind < 95:
+        return frame(HEADERS, END_HEADERS | END_STREAM, stream or open_streams[0], literal("x-trailer", "1"))
+    return frame(dice.randrange(256) if hostile else 0x77, dice.randrange(256), stream, bytes(dice.randrange(30)))

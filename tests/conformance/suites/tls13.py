@@ -5,11 +5,12 @@ the project may use (the suite `tlsfuzzer` runs them where a checkout is at hand
 """
 
 import os
+import random
 import struct
 
 from harness import edges
 from harness.edges import OFF, REQUEST, REQUIRE
-from harness.suite import Suite, check, equal
+from harness.suite import Failed, Suite, check, equal
 from harness.tls import (
     CCS, CERTIFICATE, CERTIFICATE_REQUEST, CERTIFICATE_VERIFY, DATA, ECDSA_P256_SHA256, ECDSA_SHA1, ED25519,
     EMPTY_CERTIFICATE_13, ENCRYPTED_EXTENSIONS, FINISHED, HANDSHAKE, ALERT, KEY_UPDATE, P256, P384, P521, RETRY,
@@ -1046,3 +1047,47 @@ def _(world):
 @case("client-post-handshake-offer", "4.2.6: post_handshake_auth is ignored by a server that does not use it")
 def _(world):
     established(world, hello_13(OFF, more=[(49, b"")]))
+
+
+# Messages at random.
+
+# Handshakes with one random fault each, the same in every run.
+RANDOM_HANDSHAKES = 100
+
+
+@case("random-faults", "a random bit of a random message: each ends with an alert or the end, or goes on; the next client is served")
+def _(world):
+    dice = random.Random(8446)
+
+    def spoiled(data):
+        data = bytearray(data)
+        for _ in range(dice.choice((1, 1, 3))):
+            data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+        return bytes(data[: dice.randrange(1, len(data) + 1)] if dice.random() < 0.2 else data)
+
+    for number in range(RANDOM_HANDSHAKES):
+        # 0: the hello, 1: Certificate, 2: CertificateVerify, 3: Finished, 4: data.
+        at = number % 5
+        with Conversation(world.address) as talk:
+            # Lengths that promise more leave the server waiting, which is right.
+            talk.socket.settimeout(0.2)
+            hello = hello_13(REQUIRE)
+            talk.hello = hello
+            try:
+                talk.send_message(spoiled(hello.bytes()) if at == 0 else hello.bytes())
+                if at > 0:
+                    talk.server_flight()
+                    certificate = world.ecdsa.message_13()
+                    talk.send_message(spoiled(certificate) if at == 1 else certificate)
+                    verify = talk.verify_13(world.ecdsa, ECDSA_P256_SHA256)
+                    talk.send_message(spoiled(verify) if at == 2 else verify)
+                    finished = talk.finished_13()
+                    talk.send_message(spoiled(finished) if at == 3 else finished)
+                    talk.go_on_13()
+                    talk.send_raw(spoiled(talk.record(DATA, b"GET / HTTP/1.0\r\n\r\n")))
+                while talk.receive()[0] != "end":
+                    pass
+            except (Failed, KeyError, IndexError):
+                # What the server says to a spoiled hello may not be for us to read.
+                pass
+    established(world)
