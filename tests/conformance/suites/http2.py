@@ -777,6 +777,49 @@ def _readable(talk):
     return talk.tls.pending() or select.select([talk.tls], [], [], 0)[0]
 
 
+# What a client sends at most to an origin that has stalled, in frames of so many bytes: beyond every socket's buffers.
+STALLED_BYTES, SMALL_BYTES = 16_000_000, 100
+
+
+@case("6.9-small-burst", "6.9: bursts of very small DATA, as gRPC clients send, are taken")
+def _(world):
+    for size, count in ((1, 5000), (10, 5000), (10, 10000)):
+        with world.connect() as talk:
+            talk.ping()
+            stream = talk.ask("/echo", "POST", end=False)
+            talk.ping()
+            check(count * size <= talk.settings.get(INITIAL_WINDOW, WINDOW_BYTES), f"a window below {count * size}")
+            talk.send(frame(DATA, 0, stream, bytes(size)) * count + frame(DATA, END_STREAM, stream))
+            equal(len(talk.response(stream)[0].body), count * size, "bytes echoed")
+
+
+@case("6.9-small-frames", "6.9: small DATA for an origin that takes nothing waits by flow control, and the other streams go on")
+def _(world):
+    with world.connect() as talk:
+        stream = talk.ask("/hold", "POST", end=False)
+        windows = {0: WINDOW_BYTES, stream: talk.settings.get(INITIAL_WINDOW, WINDOW_BYTES)}
+        small, sent = frame(DATA, 0, stream, bytes(SMALL_BYTES)), 0
+        talk.tls.settimeout(EXPECTED_SILENCE_S)
+        while sent < STALLED_BYTES:
+            count = min(min(windows.values()) // SMALL_BYTES, 500)
+            if count:
+                talk.send(small * count)
+                sent += count * SMALL_BYTES
+                windows = {key: value - count * SMALL_BYTES for key, value in windows.items()}
+            if count and not _readable(talk):
+                continue
+            try:
+                got = talk.receive()
+            except Failed:
+                # No window is opened any more: this is how it should be.
+                break
+            if got is None or isinstance(got, (frames.GoAwayFrame, frames.RstStreamFrame)):
+                raise Failed(f"{told(got)} after {sent} bytes")
+            if isinstance(got, frames.WindowUpdateFrame) and got.stream_id in windows:
+                windows[got.stream_id] += got.window_increment
+        talk.expect_alive()
+
+
 @case("6.10-continuation", "6.10: a header block in pieces, cut anywhere")
 def _(world):
     with world.connect() as talk:
