@@ -241,6 +241,8 @@ pub struct OriginTlsFiles {
     /// Our own certificate.
     pub certificate: Option<CertificateFiles>,
     pub min_version: TlsVersion,
+    /// HTTP/2 is offered.
+    pub http2: bool,
 }
 
 /// `[hostname.client_auth]`

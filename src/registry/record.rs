@@ -126,6 +126,8 @@ pub enum Scheme {
     Http,
     /// HTTP over TLS.
     Https,
+    /// HTTP/2 without TLS, by prior knowledge (RFC 9113 section 3.3).
+    H2c,
     Tcp,
 }
 
@@ -143,7 +145,7 @@ pub enum ProxyProtocol {
 impl Scheme {
     /// Whether it is HTTP, in any form.
     pub fn is_http(self) -> bool {
-        matches!(self, Self::Http | Self::Https)
+        matches!(self, Self::Http | Self::Https | Self::H2c)
     }
 
     /// As URLs have it.
@@ -152,6 +154,7 @@ impl Scheme {
             Self::Any => "unix",
             Self::Http => "http",
             Self::Https => "https",
+            Self::H2c => "h2c",
             Self::Tcp => "tcp",
         }
     }
@@ -169,6 +172,8 @@ pub struct OriginTls {
     /// Our own certificate, for origins that ask for one.
     pub certificate: Option<ServerCertificate>,
     pub min_version: TlsVersion,
+    /// HTTP/2 is offered to it (ALPN).
+    pub http2: bool,
     /// SHA-256 over everything above: its TLS identity. Connections of one digest are alike, those of two are never mixed.
     pub digest: [u8; 32],
 }

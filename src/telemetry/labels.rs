@@ -123,6 +123,8 @@ labels! {
         TlsAlert => "tls_alert_received",
         /// TLS failed otherwise.
         TlsProtocol => "tls_protocol_error",
+        /// It does not speak HTTP/2, which its URL says it does.
+        NotHttp2 => "not_http2",
         /// The name has no address.
         Unresolved => "unresolved",
         /// No address of the origin could be reached; the client was let go.
@@ -133,6 +135,8 @@ labels! {
     Retry {
         /// Sent again: the idle connection it went over turned out dead.
         Stale => "stale_connection",
+        /// Sent again: the origin said that it had not looked at it (HTTP/2).
+        Unprocessed => "unprocessed",
         /// Sent again, as `origin.retries` says.
         Sent => "sent",
         /// Not sent again: too many were.

@@ -245,7 +245,7 @@ fn prepare(
     let request_ids = RequestIds::new()?;
     // What `tls.cipher_suites` narrows is what clients are served with.
     let provider = Arc::new(config.provider.build(&config.groups, &[])?);
-    let origins = Origins::new(Tell::new(logs.events, config.index), provider);
+    let origins = Origins::new(Tell::new(logs.events, config.index), provider, config.http.head.bytes_max);
     let core = Core::new(config, shard, initial, cache, refusals, request_ids, logs.access, origins);
     Ok((runtime, core))
 }

@@ -193,6 +193,7 @@ pub fn judge(core: &Rc<Core>, session: &Session, fields: &mut Fields, request: &
         expects_continue: request.expects_continue,
         idempotent: request.is_idempotent(),
         streams: false,
+        takes_trailers: request.takes_trailers(),
         balance_key: balance_key(&tenant.record.origin.balancing.policy, request, session),
     };
     let line = core.access.enabled().then(|| {

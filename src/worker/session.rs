@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::policy::{Refusal, Verdict};
 use crate::proxy::origin::balance::hash;
-use crate::proxy::origin::{Lease, Unreachable};
+use crate::proxy::origin::{Lease, Manner, Unreachable};
 use crate::proxy::proxy_protocol::{self, ClientCertificate, Endpoints, Header, Ssl};
 use crate::proxy::tunnel::Tunnel;
-use crate::registry::{Mode, Origin, ProxyProtocol};
+use crate::registry::{Mode, ProxyProtocol};
 use crate::ring::{self, Socket};
 use crate::telemetry::counters::{Counter, Timeout, TunnelEnd};
 use crate::telemetry::log::{OriginFault, Refused};
@@ -211,7 +211,7 @@ async fn connect_and_tunnel(
 ) -> (TunnelEnd, Outgoing) {
     let record = std::sync::Arc::clone(&session.tenant.borrow().record);
     let began = ring::now();
-    let lease = match Box::pin(connect(core, session, &record.origin)).await {
+    let lease = match Box::pin(connect(core, session)).await {
         Ok(lease) => lease,
         Err(unreachable) => {
             core.log_origin(&OriginFault {
@@ -257,10 +257,12 @@ async fn connect_and_tunnel(
     tunnel.run(early, out).await
 }
 
-async fn connect(core: &Core, session: &Session, origin: &Origin) -> Result<Lease, Unreachable> {
+async fn connect(core: &Core, session: &Session) -> Result<Lease, Unreachable> {
     let key = hash::of(&session.remote.source().map(|source| source.to_canonical()));
-    let place = core.origins.choose(origin, key, &[], &core.shard)?;
-    core.origins.connect(place, origin, key, &mut Vec::new(), &core.shard).await
+    let tenant = std::rc::Rc::clone(&session.tenant.borrow());
+    let place = core.origins.choose(&tenant.record.origin, key, &[], &core.shard)?;
+    let manner = Manner { key, ..Manner::default() };
+    core.origins.connect(place, &tenant, manner, &mut Vec::new(), &core.shard).await
 }
 
 /// What the origin is told about the client, in front of its bytes.

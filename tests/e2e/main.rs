@@ -33,6 +33,7 @@
 //! | 340-349 | `http1_tools` | curl, wrk and h2load in HTTP mode; reload and drain under load |
 //! | 350-359 | `handover` | HTTP, redirects and the access log across a hand-over |
 //! | 360-374 | `origin_tls` | https:// origins: whom we trust, who we are, truncation, sessions, pools |
+//! | 375-389 | `origin_h2` | HTTP/2 to origins: streams, limits, GOAWAY, resets, trailers, flow control |
 //! | 390-404 | `balance` | which address a request goes to, and which it no longer goes to |
 //! | 405-419 | `health` | checks of origins; what is told of an answer that did not come; retries and the whole time |
 //! | 420-429 | `headers_identity` | what each set of identity headers says; forwarding headers from those we trust or not |
@@ -79,6 +80,7 @@ mod http2_flow;
 mod http2_guard;
 mod http2_websocket;
 mod limits;
+mod origin_h2;
 mod origin_tls;
 mod origins;
 mod proxy_protocol;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `http://HOST:PORT` | HTTP/1.1 to a name, an IPv4 address or a bracketed IPv6 address; without a port: 80 |
 //! | `https://HOST:PORT` | the same over TLS; without a port: 443 |
+//! | `h2c://HOST:PORT` | HTTP/2 without TLS |
 //! | `tcp://HOST:PORT` | bytes over TCP to a name, an IPv4 address or a bracketed IPv6 address |
 //! | `unix:PATH` | a Unix-domain stream socket; the path is relative to the file that names it |
 
@@ -38,6 +39,7 @@ pub const ORIGIN_KEYS: &[&str] = &[
     "retries",
     "retry_on_status",
     "tls",
+    "http2",
 ];
 
 const ORIGIN_TLS_KEYS: &[&str] = &["ca", "sni", "certificate", "private_key", "min_version"];
@@ -63,9 +65,6 @@ const ADDRESSES_MAX: usize = 64;
 
 /// The longest name of an origin, in bytes; it is a label in metrics.
 const NAME_BYTES_MAX: usize = 64;
-
-/// Schemes of issues to come, so that the error can say that they are known.
-const SCHEMES_NOT_BUILT: [&str; 1] = ["h2c"];
 
 /// An origin as the file says it, and the files its TLS rests on.
 #[derive(Clone, Debug)]
@@ -140,8 +139,8 @@ pub fn origin(value: Value<'_>) -> Option<OriginDraft> {
     if let Some(value) = table.get("check") {
         origin.check = check(value, name);
         let asks = origin.check.as_ref().is_some_and(|check| matches!(check.kind, CheckKind::Http { .. }));
-        if asks && origin.scheme == Scheme::Https {
-            value.error("of kind = \"http\" does not speak TLS yet; for https:// write kind = \"tcp\"");
+        if asks && matches!(origin.scheme, Scheme::Https | Scheme::H2c) {
+            value.error("of kind = \"http\" speaks neither TLS nor HTTP/2 yet; for this origin write kind = \"tcp\"");
         }
     }
     let of_requests =
@@ -162,13 +161,34 @@ pub fn origin(value: Value<'_>) -> Option<OriginDraft> {
     } else if origin.scheme == Scheme::Https {
         tls = Some(OriginTlsFiles::of_system(table.place()));
     }
+    if let Some(value) = table.get("http2") {
+        let wanted = value.boolean() == Some(true);
+        match (origin.scheme, &mut tls) {
+            (Scheme::Https, Some(tls)) => tls.http2 = wanted,
+            (Scheme::Https, None) => {}
+            (Scheme::H2c, _) if wanted => {}
+            (Scheme::H2c, _) => value.error("is false, and the url is h2c://, which is HTTP/2; write http://"),
+            (Scheme::Http, _) if wanted => {
+                value.error("cannot be negotiated without TLS; write h2c:// for an origin that speaks HTTP/2");
+            }
+            (Scheme::Http, _) => {}
+            _ => value.error("has no meaning here: it is for https:// origins; remove it"),
+        }
+    }
     Some(OriginDraft { origin: Arc::new(origin), tls: tls.map(Arc::new) })
 }
 
 impl OriginTlsFiles {
     /// Every default: the CAs of the system, the host of the URL, no certificate of our own.
     fn of_system(place: Place) -> Self {
-        Self { place, ca: Vec::new(), server_name: None, certificate: None, min_version: TlsVersion::V1_2 }
+        Self {
+            place,
+            ca: Vec::new(),
+            server_name: None,
+            certificate: None,
+            min_version: TlsVersion::V1_2,
+            http2: false,
+        }
     }
 }
 
@@ -305,13 +325,10 @@ fn parse_url(text: &str) -> Result<(Scheme, OriginAddress), String> {
     let (scheme, authority) = match text.split_once("://") {
         Some(("http", authority)) => (Scheme::Http, authority),
         Some(("https", authority)) => (Scheme::Https, authority),
+        Some(("h2c", authority)) => (Scheme::H2c, authority),
         Some(("tcp", authority)) => (Scheme::Tcp, authority),
         _ => {
-            let scheme = text.split(':').next().unwrap_or_default();
-            if SCHEMES_NOT_BUILT.contains(&scheme) {
-                return Err(format!("the scheme {scheme} is not built yet; {EXAMPLES}"));
-            }
-            return Err(format!("an origin's scheme is http, https, tcp or unix; {EXAMPLES}"));
+            return Err(format!("an origin's scheme is http, https, h2c, tcp or unix; {EXAMPLES}"));
         }
     };
     if authority.contains(['/', '?', '#', '@']) {
@@ -391,9 +408,9 @@ mod tests {
         for (text, part) in [
             ("http://::1", "brackets"),
             ("http://10.0.0.5:80/", "only a host and a port"),
-            ("h2c://10.0.0.5:80", "not built yet"),
-            ("ftp://10.0.0.5:80", "scheme is http, https, tcp or unix"),
-            ("10.0.0.5:80", "scheme is http, https, tcp or unix"),
+            ("h2c://10.0.0.5", "port is missing"),
+            ("ftp://10.0.0.5:80", "scheme is http, https, h2c, tcp or unix"),
+            ("10.0.0.5:80", "scheme is http, https, h2c, tcp or unix"),
             ("tcp://10.0.0.5", "port is missing"),
             ("tcp://10.0.0.5:0", "between 1 and 65535"),
             ("tcp://10.0.0.5:+80", "between 1 and 65535"),

@@ -59,12 +59,12 @@ pub fn of_record<'a>(record: &HostnameRecord, rules: impl Iterator<Item = &'a Ru
 /// The TLS identity of an origin: over everything but the digest itself. Of our certificate the key is left out, as it is of
 /// a record's.
 pub fn of_origin_tls(tls: &OriginTls) -> [u8; 32] {
-    let OriginTls { cas, pinned, server_name, certificate, min_version, digest: _ } = tls;
+    let OriginTls { cas, pinned, server_name, certificate, min_version, http2, digest: _ } = tls;
     let mut sha256 = Sha256(Context::new(&SHA256));
     cas.digest.hash(&mut sha256);
     pinned.iter().map(|certificate| &certificate.der).collect::<Vec<_>>().hash(&mut sha256);
     certificate.as_ref().map(|certificate| &certificate.chain).hash(&mut sha256);
-    (server_name, min_version).hash(&mut sha256);
+    (server_name, min_version, http2).hash(&mut sha256);
     fixed(sha256.0.finish().as_ref())
 }
 

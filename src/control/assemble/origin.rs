@@ -38,7 +38,8 @@ impl Assembly<'_> {
         };
         let (Trust { cas, pinned }, certificate) = (trust?, certificate?);
         let (server_name, min_version) = (files.server_name.clone(), files.min_version);
-        let mut tls = OriginTls { cas, pinned, server_name, certificate, min_version, digest: [0; 32] };
+        let http2 = files.http2;
+        let mut tls = OriginTls { cas, pinned, server_name, certificate, min_version, http2, digest: [0; 32] };
         tls.digest = digest::of_origin_tls(&tls);
         Some(tls)
     }

@@ -18,16 +18,20 @@ use super::downstream::{Downstream, Ending};
 use super::reply::{Asked, Dialect, Fate, Reply};
 use super::{BadBody, Body, Framing, HeadLimits, ProxyError, Slots};
 use crate::proxy::buffers::GATHER_BYTES;
-use crate::proxy::origin::{Address, Lease, Origins, Place, Unreachable, Wire};
-use crate::registry::Origin;
+use crate::proxy::origin::http2::{Stream, grpc_timeout, is_grpc};
+use crate::proxy::origin::{Address, Lease, Manner, Origins, Place, Unreachable, Wire};
+use crate::registry::{Origin, Scheme};
 use crate::ring::{self, Receive, Sleep};
 use crate::telemetry::counters::{Counter, Pool, Retry, Shard};
 use crate::telemetry::histograms::Histograms;
 use crate::tls::Tenant;
-use crate::tls::origin::Fault;
 
 /// The rest of a body that nobody wants any more is read up to here to keep the connection; a longer one ends it.
 pub const DISCARD_BYTES: u64 = 64 * 1024;
+
+/// How often a request that the origin has not looked at is sent again. Once is enough for a connection that is ending; beyond
+/// that the origin refuses, which it had better say itself.
+const UNPROCESSED_RETRIES_MAX: u8 = 2;
 
 /// How long a body may be slower than `min_body_rate`: time for a lost packet and a link that wakes up.
 const RATE_GRACE: Duration = Duration::from_secs(10);
@@ -66,8 +70,21 @@ pub struct Order {
     /// A call that may say something now and then for as long as it likes, as those of gRPC do: that its client is silent is
     /// no stall.
     pub streams: bool,
+    /// The client takes trailers.
+    pub takes_trailers: bool,
     /// What it goes by where the addresses of its origin are chosen by a hash.
     pub balance_key: u64,
+}
+
+impl Order {
+    fn manner(&self) -> Manner {
+        Manner {
+            key: self.balance_key,
+            to_head: self.asked.head,
+            takes_trailers: self.takes_trailers,
+            upgrade: self.asked.websocket,
+        }
+    }
 }
 
 /// How an exchange ended.
@@ -154,10 +171,16 @@ pub async fn run<D: Downstream>(
     let deadline = origin.request_timeout.map(|timeout| began + timeout);
     let may_repeat = order.idempotent && order.framing == Framing::None;
     let mut retries_left = if may_repeat { origin.retries.max } else { 0 };
+    let mut unprocessed_left = UNPROCESSED_RETRIES_MAX;
+    // In which form a chunked body goes depends on the connection where HTTP/2 may be spoken on it.
+    let mut decoded = None;
     let mut body = Body::request(order.framing, setting.limits.body_bytes_max, false);
     let mut up = std::mem::take(&mut order.head);
-    if let Err(bad) = first_piece(client, &mut body, &mut up) {
-        return Ended::early(End::Refused(status_of(bad)), None, Facts::default());
+    if !may_speak_http2(origin) {
+        decoded = Some(false);
+        if let Err(bad) = first_piece(client, &mut body, &mut up) {
+            return Ended::early(End::Refused(status_of(bad)), None, Facts::default());
+        }
     }
     let mut facts = Facts::default();
     let mut tried = Vec::new();
@@ -189,6 +212,23 @@ pub async fn run<D: Downstream>(
             }
         };
         facts.address = lease.address().key().tcp();
+        let is_http2 = lease.wire.is_http2();
+        if decoded.is_none() {
+            decoded = Some(is_http2);
+            body = Body::request(order.framing, setting.limits.body_bytes_max, is_http2);
+            if let Err(bad) = first_piece(client, &mut body, &mut up) {
+                // Nothing has been sent.
+                setting.origins.keep(lease, tenant, setting.shard);
+                return Ended::early(End::Refused(status_of(bad)), None, facts);
+            }
+        }
+        if order.framing == Framing::Chunked && decoded != Some(is_http2) {
+            // Begun over HTTP/2, and the origin speaks it no more.
+            setting.origins.keep(lease, tenant, setting.shard);
+            return Ended::early(End::Unanswered(ProxyError::ConnectionTerminated), None, facts);
+        }
+        let grace = Duration::from_secs(1);
+        let asked_timeout = if is_http2 { grpc_timeout(&up).map(|timeout| timeout + grace) } else { None };
         if origin.retries.max > 0 && !facts.retried {
             setting.origins.earn_retry(&lease);
         }
@@ -202,7 +242,8 @@ pub async fn run<D: Downstream>(
             client,
             origin: &lease.wire,
             order: &order,
-            response_timeout: origin.response_timeout,
+            response_timeout: origin.response_timeout.max(asked_timeout.unwrap_or_default()),
+            is_patient: is_http2 && is_grpc(&up),
             deadline,
             // One safe retry (DECISIONS 24): a connection that was idle may have been closed at the very moment.
             retriable: may_repeat && (lease.reused || retries_left > 0),
@@ -226,6 +267,7 @@ pub async fn run<D: Downstream>(
         // What is sent again was sent whole, and nothing has come of it.
         let again = !spare.is_empty()
             && match landed {
+                Landed::Unprocessed => unprocessed_left > 0,
                 Landed::Withheld => true,
                 Landed::Dead if lease.reused => true,
                 Landed::Dead | Landed::Late(Late::Response) if retries_left > 0 && !reply.started => {
@@ -235,7 +277,10 @@ pub async fn run<D: Downstream>(
             };
         report(setting, origin, &lease, &landed, reply.status);
         if again {
-            if is_stale {
+            if matches!(landed, Landed::Unprocessed) {
+                unprocessed_left -= 1;
+                setting.shard.count(Counter::Retry(Retry::Unprocessed));
+            } else if is_stale {
                 setting.shard.count(Counter::Retry(Retry::Stale));
             } else {
                 retries_left -= 1;
@@ -291,7 +336,7 @@ fn pooled(
     let origin = &tenant.record.origin;
     let place = origins.choose(origin, order.balance_key, tried, shard)?;
     // What is sent again goes over a new connection: other idle ones may be as dead.
-    let found = if again { Err(place) } else { origins.pooled(place, origin, tenant.record.id, shard) };
+    let found = if again { Err(place) } else { origins.pooled(place, tenant, order.manner(), shard) };
     shard.count(Counter::Pool(if found.is_ok() { Pool::Hit } else { Pool::Miss }));
     Ok(found)
 }
@@ -299,16 +344,15 @@ fn pooled(
 /// A new connection to that place, or to another if it fails.
 async fn connect(
     setting: &Setting<'_>,
-    tenant: &Tenant,
+    tenant: &Rc<Tenant>,
     place: Place,
     order: &Order,
     tried: &mut Vec<Rc<Address>>,
     deadline: Option<Instant>,
 ) -> Result<(Lease, Duration), Unreachable> {
     let began = ring::now();
-    let origin = &tenant.record.origin;
     let address = Rc::clone(place.address());
-    let connecting = setting.origins.connect(place, origin, order.balance_key, tried, setting.shard);
+    let connecting = setting.origins.connect(place, tenant, order.manner(), tried, setting.shard);
     let lease = match deadline {
         None => connecting.await?,
         Some(deadline) => match ring::timeout_at(deadline, connecting).await {
@@ -354,6 +398,8 @@ enum Landed {
     Switched,
     /// The origin's connection ended before a byte of a response.
     Dead,
+    /// The origin has not looked at the request.
+    Unprocessed,
     /// It ended in the middle of a head.
     Unfinished,
     /// It ended in the middle of a body.
@@ -381,7 +427,7 @@ fn conclude(
     let address = Some(Rc::clone(lease.address()));
     let ended = |end| Ended { status, ..Ended::early(end, address.clone(), Facts::default()) };
     let whole = matches!(landed, Landed::Whole);
-    let failed = if whole { None } else { lease.wire.failed() };
+    let fault = if whole { None } else { lease.wire.fault() };
     if whole && request_sent && reply.keeps_origin {
         setting.origins.keep(lease, tenant, setting.shard);
     } else if matches!(landed, Landed::Switched) {
@@ -395,20 +441,17 @@ fn conclude(
         }
     }
     let broken = |error| if status == 0 { End::Unanswered(error) } else { End::BrokenOff };
-    if let (Landed::Dead | Landed::Unfinished | Landed::BrokenOff, Some(failed)) = (&landed, failed) {
-        let error = match failed.fault {
-            Fault::Certificate => ProxyError::TlsCertificateError,
-            Fault::Alert => ProxyError::TlsAlertReceived,
-            Fault::Protocol => ProxyError::TlsProtocolError,
-        };
-        return Ended { detail: Some(failed.detail), ..ended(broken(error)) };
+    if let (Landed::Dead | Landed::Unprocessed | Landed::Unfinished | Landed::BrokenOff, Some((error, detail))) =
+        (&landed, fault)
+    {
+        return Ended { detail: Some(detail), ..ended(broken(error)) };
     }
     match landed {
         Landed::Whole => {
             let rest = (!request_sent && !body.is_done()).then_some(body);
             ended(End::Whole { keep: reply.keeps_client, rest })
         }
-        Landed::Switched | Landed::Dead => ended(broken(ProxyError::ConnectionTerminated)),
+        Landed::Switched | Landed::Dead | Landed::Unprocessed => ended(broken(ProxyError::ConnectionTerminated)),
         Landed::Unfinished | Landed::BrokenOff => ended(broken(ProxyError::HttpResponseIncomplete)),
         Landed::Garbled | Landed::Withheld => ended(broken(ProxyError::HttpProtocolError)),
         Landed::Bad(bad) => ended(if status == 0 { End::Refused(status_of(bad)) } else { End::BrokenOff }),
@@ -438,6 +481,8 @@ struct Flight<'a, D> {
     origin: &'a Wire,
     order: &'a Order,
     response_timeout: Duration,
+    /// A client that is silent in the middle of its body is no slow one: a call of gRPC may be a conversation.
+    is_patient: bool,
     /// When the whole has taken too long.
     deadline: Option<Instant>,
     /// Whether a response of this status is not passed on, because the request will be sent again.
@@ -471,7 +516,13 @@ enum Up {
 
 impl<D: Downstream> Flight<'_, D> {
     async fn fly(&self, up: Vec<u8>, sleep: &mut Sleep) -> Landed {
-        let mut upward = pin!(self.upward(up));
+        let mut upward = pin!(async {
+            match self.origin {
+                // Boxed, so that exchanges without HTTP/2 do not carry it along.
+                Wire::Http2(stream) => Box::pin(self.upward_http2(stream, up)).await,
+                _ => self.upward(up).await,
+            }
+        });
         let mut downward = pin!(self.downward());
         let mut up_open = true;
         let mut landed = None;
@@ -490,7 +541,7 @@ impl<D: Downstream> Flight<'_, D> {
                 landed = Some(end);
             }
             // A request that will be sent again is waited for: its bytes are on their way still.
-            let again = up_open && self.retriable && matches!(landed, Some(Landed::Dead));
+            let again = up_open && self.retriable && matches!(landed, Some(Landed::Dead)) && !self.origin.is_http2();
             if !again && let Some(end) = landed.take() {
                 return Poll::Ready(end);
             }
@@ -526,18 +577,54 @@ impl<D: Downstream> Flight<'_, D> {
                 self.request_sent.set(true);
                 return Up::Done;
             }
-            let since = ring::now();
-            self.waiting.set(Some(since));
-            let read = poll_fn(|cx| self.poll_body(cx, &mut up)).await;
-            self.waiting.set(None);
-            if !self.is_excused() {
-                self.waited.set(self.waited.get() + ring::now().saturating_duration_since(since));
-            }
-            match read {
-                Ok(()) => {}
-                Err(end) => return end,
+            if let Err(end) = self.more(&mut up).await {
+                return end;
             }
         }
+    }
+
+    /// Client to origin, over a stream that frames what it carries itself. What was sent first is kept, to be sent again if
+    /// the origin says that it has not looked at it.
+    async fn upward_http2(&self, stream: &Stream, mut up: Vec<u8>) -> Up {
+        let mut is_first = true;
+        loop {
+            let ends = self.body.borrow().is_done();
+            if is_first {
+                self.spare.borrow_mut().clone_from(&up);
+            } else {
+                self.spare.borrow_mut().clear();
+            }
+            if is_first || ends || !up.is_empty() {
+                let trailers = if ends { self.body.borrow().trailers().to_vec() } else { Vec::new() };
+                self.setting.shard.add(Counter::BytesIn, up.len() as u64);
+                let sent = stream.send(&up, ends, &trailers).await;
+                self.moved.set(ring::now());
+                self.client.buffers().keep_plain(std::mem::take(&mut up));
+                if sent.is_err() {
+                    return Up::Refused;
+                }
+            }
+            if ends {
+                self.request_sent.set(true);
+                return Up::Done;
+            }
+            is_first = false;
+            if let Err(end) = self.more(&mut up).await {
+                return end;
+            }
+        }
+    }
+
+    /// Waits for more of the request's body.
+    async fn more(&self, up: &mut Vec<u8>) -> Result<(), Up> {
+        let since = ring::now();
+        self.waiting.set(Some(since));
+        let read = poll_fn(|cx| self.poll_body(cx, up)).await;
+        self.waiting.set(None);
+        if !self.is_excused() {
+            self.waited.set(self.waited.get() + ring::now().saturating_duration_since(since));
+        }
+        read
     }
 
     /// Reads more of the request's body into `up`.
@@ -632,6 +719,7 @@ impl<D: Downstream> Flight<'_, D> {
                 Poll::Ready(Ok(None)) if reply.end_of_stream() => return Poll::Ready(Some(Landed::Whole)),
                 Poll::Ready(Ok(None) | Err(_)) => {
                     return Poll::Ready(Some(match reply.status {
+                        0 if !reply.started && self.origin.is_unprocessed() => Landed::Unprocessed,
                         0 if !reply.started => Landed::Dead,
                         0 => Landed::Unfinished,
                         _ => Landed::BrokenOff,
@@ -704,7 +792,8 @@ impl<D: Downstream> Flight<'_, D> {
         match self.waiting.get() {
             Some(since) if !self.is_excused() => {
                 // Messages go both ways at once, in any order, once a stream of HTTP/2 is answered.
-                let is_dialogue = self.order.streams || answered && self.order.asked.dialect == Dialect::Http2;
+                let is_dialogue =
+                    self.order.streams || self.is_patient || answered && self.order.asked.dialect == Dialect::Http2;
                 let left = match limits.min_body_rate {
                     Some(_) if !is_dialogue => {
                         pace(self.body.borrow().passed_bytes()).saturating_sub(self.waited.get())
@@ -717,6 +806,11 @@ impl<D: Downstream> Flight<'_, D> {
             _ => origin,
         }
     }
+}
+
+/// Whether exchanges with an origin may go over HTTP/2.
+fn may_speak_http2(origin: &Origin) -> bool {
+    origin.scheme == Scheme::H2c || origin.tls.as_deref().is_some_and(|tls| tls.http2)
 }
 
 /// Whether so little of a request's body is still to come that it can be read and forgotten.

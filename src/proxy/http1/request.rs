@@ -125,6 +125,13 @@ impl<'a> Request<'a> {
         self.method == "HEAD"
     }
 
+    /// Whether the client says that it takes trailers (RFC 9110 section 10.1.4).
+    pub fn takes_trailers(&self) -> bool {
+        let fields = self.slots.fields().iter().filter(|field| field.name(self.input).eq_ignore_ascii_case(b"te"));
+        let mut codings = fields.flat_map(|field| field.value(self.input).split(|byte| *byte == b','));
+        codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    }
+
     /// The hash of the values of a field, in their order; `None` if there is none.
     pub fn hash_of(&self, name: &str) -> Option<u64> {
         let named = |field: &&super::fields::Field| field.name(self.input).eq_ignore_ascii_case(name.as_bytes());

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 use rustls::crypto::CryptoProvider;
 use socket2::SockAddr;
 
+use crate::proxy::buffers::Buffers;
 use crate::proxy::http1::ProxyError;
 use crate::registry::origins::{DownTable, OriginTable, ResolvedAddress};
-use crate::registry::{HostnameRecord, Origin, OriginTls, RecordId};
-use crate::ring::{self, Socket};
+use crate::registry::{HostnameRecord, Origin, OriginTls, Scheme};
+use crate::ring::{self, Signal, Socket};
 use crate::telemetry::counters::{Counter, Ejection, Gauge, OriginConnect, OriginHandshake, Retry, Shard, Timeout};
 use crate::tls::Tenant;
 use crate::tls::origin::{Client, Failed, Fault};
@@ -25,6 +26,8 @@ use crate::tls::origin::{Client, Failed, Fault};
 use super::Address;
 use super::balance::{Ask, Balance, Choice, Taken, hash};
 use super::budget::Budget;
+use super::http2::Stream;
+use super::http2::connection::{Connection, NotHttp2};
 use super::pool::{Pool, Whose};
 use super::tell::Tell;
 use super::tls::{NotShaken, Tls};
@@ -42,6 +45,91 @@ pub struct Upstream {
     pool: Pool,
     /// How TLS is spoken with it, once it has been.
     tls: RefCell<Option<Rc<Client>>>,
+    /// Connections of HTTP/2, idle or not.
+    http2: RefCell<Vec<Rc<Connection>>>,
+    /// Connections of HTTP/2 that are being made, for those who want one more of the kind.
+    dialling: RefCell<Vec<Dialling>>,
+}
+
+/// A connection that is being made.
+struct Dialling {
+    address: Rc<Address>,
+    whose: Whose,
+    signal: Rc<Signal<Dialled>>,
+}
+
+/// What came of making a connection that others wait for.
+#[derive(Clone, Copy)]
+enum Dialled {
+    Http2,
+    /// The origin chose HTTP/1.1.
+    Http1,
+    Failed(OriginConnect),
+    /// Whoever made it has gone.
+    Abandoned,
+}
+
+/// Makes sure that those who wait for a connection are told.
+struct Dial<'a> {
+    upstream: &'a Upstream,
+    signal: Rc<Signal<Dialled>>,
+}
+
+impl Drop for Dial<'_> {
+    fn drop(&mut self) {
+        self.signal.set(Dialled::Abandoned);
+        self.upstream.dialling.borrow_mut().retain(|dialling| !Rc::ptr_eq(&dialling.signal, &self.signal));
+    }
+}
+
+impl Upstream {
+    /// A connection of HTTP/2 with room for one more stream.
+    fn http2_with_room(&self, address: &Rc<Address>, whose: Whose) -> Option<Rc<Connection>> {
+        let connections = self.http2.borrow();
+        let fits = |connection: &&Rc<Connection>| {
+            Rc::ptr_eq(&connection.address, address) && connection.whose == whose && connection.has_room()
+        };
+        connections.iter().find(fits).cloned()
+    }
+
+    /// Ends those connections of HTTP/2 that are not to be used any more; their streams go on.
+    fn end_http2(&self, unfit: impl Fn(&Connection) -> bool) {
+        self.http2.borrow_mut().retain(|connection| {
+            if unfit(connection) {
+                connection.end();
+            }
+            !connection.has_ended()
+        });
+    }
+}
+
+/// What of an exchange matters for where it goes, and how.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Manner {
+    /// What it goes by where the addresses of its origin are chosen by a hash.
+    pub key: u64,
+    /// The method is HEAD.
+    pub to_head: bool,
+    /// The client takes trailers.
+    pub takes_trailers: bool,
+    /// It means to go on as a WebSocket, which needs a connection of its own.
+    pub upgrade: bool,
+}
+
+/// Whether an exchange is to go over HTTP/2.
+fn wants_http2(origin: &Origin, manner: Manner) -> bool {
+    match origin.scheme {
+        Scheme::H2c => true,
+        Scheme::Https => origin.tls.as_deref().is_some_and(|tls| tls.http2) && !manner.upgrade,
+        Scheme::Any | Scheme::Http | Scheme::Tcp => false,
+    }
+}
+
+/// Whose connections a tenant may use.
+fn whose(tenant: &Tenant) -> Whose {
+    let origin = &tenant.record.origin;
+    let tls = origin.tls.as_deref().map(|tls| tls.digest);
+    Whose { record: (!origin.share).then_some(tenant.record.id), tls }
 }
 
 /// No address of the origin could be reached.
@@ -79,6 +167,7 @@ impl Unreachable {
             OriginConnect::TlsCertificate => ProxyError::TlsCertificateError,
             OriginConnect::TlsAlert => ProxyError::TlsAlertReceived,
             OriginConnect::TlsProtocol => ProxyError::TlsProtocolError,
+            OriginConnect::NotHttp2 => ProxyError::HttpProtocolError,
             _ if self.all_down => ProxyError::DestinationUnavailable,
             OriginConnect::TimedOut => ProxyError::ConnectionTimeout,
             OriginConnect::Unroutable => ProxyError::DestinationIpUnroutable,
@@ -127,6 +216,10 @@ pub struct Origins {
     random: Cell<u64>,
     tell: Tell,
     provider: Arc<CryptoProvider>,
+    /// Memory of connections of HTTP/2, which are driven by tasks of their own.
+    buffers: Rc<Buffers>,
+    /// The largest head of a response, bytes.
+    header_bytes_max: usize,
 }
 
 /// Who looks after idle connections: one task of the worker.
@@ -142,7 +235,7 @@ const WATCH_PAUSE: Duration = Duration::from_millis(250);
 
 impl Origins {
     /// Without any origin. What happens to addresses is told through `tell`; `provider` does the cryptography of TLS.
-    pub fn new(tell: Tell, provider: Arc<CryptoProvider>) -> Self {
+    pub fn new(tell: Tell, provider: Arc<CryptoProvider>, header_bytes_max: usize) -> Self {
         Self {
             started: Instant::now(),
             upstreams: RefCell::default(),
@@ -151,6 +244,8 @@ impl Origins {
             random: Cell::new(std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0)),
             tell,
             provider,
+            buffers: Rc::default(),
+            header_bytes_max,
         }
     }
 
@@ -179,6 +274,9 @@ impl Origins {
             let before = upstream.pool.len();
             upstream.pool.keep_addresses(addresses, whereabouts.tls.as_deref().map(|tls| tls.digest), shard);
             count_idle(shard, before, upstream.pool.len());
+            let tls = whereabouts.tls.as_deref().map(|tls| tls.digest);
+            upstream
+                .end_http2(|connection| connection.whose.tls != tls || !addresses.contains(connection.address.key()));
         }
         let ejected = upstreams.values().map(|upstream| upstream.balance.borrow().ejected()).sum::<usize>();
         shard.set(Gauge::EjectedOrigins, ejected as u64);
@@ -202,6 +300,7 @@ impl Origins {
             let before = upstream.pool.len();
             upstream.pool.keep_owners(&unchanged, shard);
             count_idle(shard, before, upstream.pool.len());
+            upstream.end_http2(|connection| connection.owner.as_ref().is_some_and(|owner| !unchanged(&owner.record)));
         }
     }
 
@@ -283,11 +382,17 @@ impl Origins {
     /// # Errors
     ///
     /// There is none.
-    pub fn pooled(&self, place: Place, origin: &Origin, record: RecordId, shard: &Shard) -> Result<Lease, Place> {
+    pub fn pooled(&self, place: Place, tenant: &Tenant, manner: Manner, shard: &Shard) -> Result<Lease, Place> {
+        let whose = whose(tenant);
+        let tls = whose.tls;
+        if wants_http2(&tenant.record.origin, manner)
+            && let Some(connection) = place.upstream.http2_with_room(place.taken.slot(), whose)
+        {
+            let wire = http2(connection, manner);
+            return Ok(Lease { wire, reused: true, tls, taken: place.taken, upstream: place.upstream });
+        }
         let pool = &place.upstream.pool;
         let before = pool.len();
-        let tls = origin.tls.as_deref().map(|tls| tls.digest);
-        let whose = Whose { record: (!origin.share).then_some(record), tls };
         let found = pool.take(whose, place.taken.slot(), ring::now(), shard);
         count_idle(shard, before, pool.len());
         match found {
@@ -300,6 +405,17 @@ impl Origins {
     pub fn keep(&self, lease: Lease, tenant: &Rc<Tenant>, shard: &Shard) {
         let origin = &tenant.record.origin;
         let Lease { wire, tls, taken, upstream, .. } = lease;
+        if wire.is_http2() {
+            drop(wire);
+            let idle = upstream.http2.borrow().iter().filter(|connection| connection.is_idle()).count();
+            if idle > origin.idle_connections_max {
+                let oldest = upstream.http2.borrow().iter().find(|connection| connection.is_idle()).cloned();
+                oldest.inspect(|connection| connection.end());
+                shard.count(Counter::Pool(crate::telemetry::counters::Pool::Full));
+            }
+            upstream.end_http2(|_| false);
+            return;
+        }
         let waker = self.watch.waker.borrow();
         let Some(waker) = waker.as_ref() else { return };
         let mut watch = Context::from_waker(waker);
@@ -321,18 +437,19 @@ impl Origins {
     pub async fn connect(
         &self,
         mut place: Place,
-        origin: &Origin,
-        key: u64,
+        tenant: &Rc<Tenant>,
+        manner: Manner,
         tried: &mut Vec<Rc<Address>>,
         shard: &Shard,
     ) -> Result<Lease, Unreachable> {
+        let origin = &tenant.record.origin;
         let count = |result| shard.count(Counter::OriginConnect(result));
         let attempts = place.upstream.balance.borrow().len().min(ATTEMPTS_MAX);
         let all_down = place.upstream.balance.borrow().is_down();
         let mut attempt_number = 1;
         loop {
             let address = Rc::clone(place.taken.slot());
-            let attempt = self.attempt(&place.upstream, address.key(), origin.tls.as_deref(), shard);
+            let attempt = self.attempt(&place.upstream, &address, tenant, manner, shard);
             let attempted = ring::timeout(origin.connect_timeout, attempt).await;
             let (last, detail) = match attempted.unwrap_or_else(|_| Err(OriginConnect::TimedOut.into())) {
                 Ok(wire) => {
@@ -341,7 +458,7 @@ impl Origins {
                     }
                     count(OriginConnect::Ok);
                     let Place { upstream, taken } = place;
-                    let tls = origin.tls.as_deref().map(|tls| tls.digest);
+                    let tls = whose(tenant).tls;
                     return Ok(Lease { wire, reused: false, tls, taken, upstream });
                 }
                 Err(Missed { result, detail }) => (result, detail),
@@ -359,7 +476,7 @@ impl Origins {
                 tried.push(Rc::clone(&address));
                 if attempt_number < attempts {
                     attempt_number += 1;
-                    place = self.choose(origin, key, tried, shard)?;
+                    place = self.choose(origin, manner.key, tried, shard)?;
                     continue;
                 }
             }
@@ -384,8 +501,26 @@ impl Origins {
     async fn attempt(
         &self,
         upstream: &Upstream,
+        address: &Rc<Address>,
+        tenant: &Rc<Tenant>,
+        manner: Manner,
+        shard: &Shard,
+    ) -> Result<Wire, Missed> {
+        let origin = &tenant.record.origin;
+        // Boxed, so that exchanges without HTTP/2 do not carry it along.
+        if wants_http2(origin, manner) {
+            return Box::pin(self.attempt_http2(upstream, address, tenant, manner, shard)).await;
+        }
+        self.socket(upstream, address.key(), origin.tls.as_deref(), false, shard).await
+    }
+
+    /// A connection without regard to HTTP/2, but that it is offered over TLS or not.
+    async fn socket(
+        &self,
+        upstream: &Upstream,
         address: &ResolvedAddress,
         tls: Option<&OriginTls>,
+        http2: bool,
         shard: &Shard,
     ) -> Result<Wire, Missed> {
         let (target, host) = match address {
@@ -400,7 +535,7 @@ impl Origins {
         // Boxed, so that exchanges without TLS do not carry it along.
         let shaken = Box::pin(async {
             let client = self.client(upstream, tls).await?;
-            Tls::connect(socket, client.connection(host).map_err(NotShaken::Failed)?).await
+            Tls::connect(socket, client.connection(host, http2).map_err(NotShaken::Failed)?).await
         });
         let tls = shaken.await?;
         shard.count(Counter::OriginHandshake(match tls.resumed() {
@@ -408,6 +543,79 @@ impl Origins {
             false => OriginHandshake::Full,
         }));
         Ok(Wire::Tls(Box::new(tls)))
+    }
+
+    /// A stream of a connection of HTTP/2: of one that others are making, or of a new one. Many requests at once make one
+    /// after the other, each for as many as it has room for.
+    async fn attempt_http2(
+        &self,
+        upstream: &Upstream,
+        address: &Rc<Address>,
+        tenant: &Rc<Tenant>,
+        manner: Manner,
+        shard: &Shard,
+    ) -> Result<Wire, Missed> {
+        let origin = &tenant.record.origin;
+        let whose = whose(tenant);
+        loop {
+            let is_alike = |other: &&Dialling| Rc::ptr_eq(&other.address, address) && other.whose == whose;
+            let under_way = upstream.dialling.borrow().iter().find(is_alike).map(|other| Rc::clone(&other.signal));
+            let Some(signal) = under_way else { break };
+            match signal.wait().await {
+                Dialled::Http2 => {
+                    if let Some(connection) = upstream.http2_with_room(address, whose) {
+                        return Ok(http2(connection, manner));
+                    }
+                }
+                Dialled::Http1 => {
+                    return self.socket(upstream, address.key(), origin.tls.as_deref(), false, shard).await;
+                }
+                Dialled::Failed(result) => return Err(result.into()),
+                Dialled::Abandoned => {}
+            }
+        }
+        let dial = Dial { upstream, signal: Rc::default() };
+        let (to, signal) = (Rc::clone(address), Rc::clone(&dial.signal));
+        upstream.dialling.borrow_mut().push(Dialling { address: to, whose, signal });
+        let opened = self.open_http2(upstream, address, tenant, whose, shard).await;
+        match opened {
+            Ok(Ok(connection)) => {
+                upstream.end_http2(|_| false);
+                upstream.http2.borrow_mut().push(Rc::clone(&connection));
+                // Its own stream first, whoever else is waiting.
+                let wire = http2(connection, manner);
+                dial.signal.set(Dialled::Http2);
+                Ok(wire)
+            }
+            Ok(Err(wire)) => {
+                dial.signal.set(Dialled::Http1);
+                Ok(wire)
+            }
+            Err(missed) => {
+                dial.signal.set(Dialled::Failed(missed.result));
+                Err(missed)
+            }
+        }
+    }
+
+    /// A new connection of HTTP/2, or what it is where the origin chose HTTP/1.1.
+    async fn open_http2(
+        &self,
+        upstream: &Upstream,
+        address: &Rc<Address>,
+        tenant: &Rc<Tenant>,
+        whose: Whose,
+        shard: &Shard,
+    ) -> Result<Result<Rc<Connection>, Wire>, Missed> {
+        let origin = &tenant.record.origin;
+        let wire = self.socket(upstream, address.key(), origin.tls.as_deref(), true, shard).await?;
+        if matches!(&wire, Wire::Tls(tls) if !tls.is_http2()) {
+            return Ok(Err(wire));
+        }
+        let owner = (!origin.share).then(|| Rc::clone(tenant));
+        let header_bytes = u32::try_from(self.header_bytes_max).unwrap_or(u32::MAX);
+        let opened = Connection::open(wire, &self.buffers, header_bytes, address, whose, owner).await;
+        opened.map(Ok).map_err(|NotHttp2(detail)| Missed { result: OriginConnect::NotHttp2, detail: Some(detail) })
     }
 
     /// How TLS is spoken with an origin; put together when it is needed first.
@@ -481,6 +689,11 @@ impl Origins {
 fn count_idle(shard: &Shard, before: usize, after: usize) {
     let idle = shard.gauge(Gauge::IdleOrigins) + after as u64;
     shard.set(Gauge::IdleOrigins, idle.saturating_sub(before as u64));
+}
+
+/// A stream for one exchange.
+fn http2(connection: Rc<Connection>, manner: Manner) -> Wire {
+    Wire::Http2(Box::new(Stream::new(connection, manner.to_head, manner.takes_trailers)))
 }
 
 /// An attempt that failed.

@@ -3,12 +3,13 @@
 pub mod balance;
 pub mod budget;
 pub mod connect;
+pub mod http2;
 pub mod pool;
 pub mod tell;
 mod tls;
 mod wire;
 
-pub use connect::{Lease, Origins, Place, Unreachable, Upstream};
+pub use connect::{Lease, Manner, Origins, Place, Unreachable, Upstream};
 pub use wire::Wire;
 
 /// One address of an origin, and what this worker knows of it.

@@ -88,6 +88,11 @@ impl Tls {
         self.tls.borrow().resumed()
     }
 
+    /// Whether HTTP/2 was negotiated.
+    pub fn is_http2(&self) -> bool {
+        self.tls.borrow().alpn() == Some(b"h2")
+    }
+
     /// Why the connection carries nothing more, if TLS is the reason.
     pub fn failed(&self) -> Option<Failed> {
         self.failed.borrow().clone()

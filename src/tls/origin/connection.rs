@@ -17,8 +17,12 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(config: Arc<ClientConfig>, server_name: ServerName<'static>) -> Result<Self, Failed> {
-        let tls = UnbufferedClientConnection::new(config, server_name.clone());
+    pub(super) fn new(
+        config: Arc<ClientConfig>,
+        server_name: ServerName<'static>,
+        alpn: Vec<Vec<u8>>,
+    ) -> Result<Self, Failed> {
+        let tls = UnbufferedClientConnection::new_with_alpn(config, server_name.clone(), alpn);
         let tls = tls.map_err(|error| Failed::of_tls(&error, &server_name))?;
         Ok(Self { records: Records::new(tls), server_name })
     }

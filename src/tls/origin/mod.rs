@@ -34,6 +34,9 @@ const SESSIONS_MAX: usize = 64;
 /// What is negotiated by ALPN (RFC 7301) where HTTP/2 is not wanted.
 const HTTP_1_1: &[u8] = b"http/1.1";
 
+/// What is offered before it where HTTP/2 is.
+const HTTP_2: &[u8] = b"h2";
+
 /// How one worker speaks TLS with one origin: whom it trusts, as whom it asks, and the sessions it can resume.
 ///
 /// Sessions never leave it, so that none is resumed under another trust or another client certificate than it was
@@ -77,7 +80,6 @@ impl Client {
             }
         };
         config.resumption = Resumption::store(Arc::new(ClientSessionMemoryCache::new(SESSIONS_MAX)));
-        config.alpn_protocols = vec![HTTP_1_1.to_vec()];
         let server_name = match &tls.server_name {
             None => None,
             Some(name) => Some(name_of(name)?),
@@ -85,18 +87,20 @@ impl Client {
         Ok(Self { config: Arc::new(config), server_name, digest: tls.digest })
     }
 
-    /// A connection that has not said anything yet, to a server at `host`.
+    /// A connection that has not said anything yet, to a server at `host`; with HTTP/2 offered, or not.
     ///
     /// # Errors
     ///
     /// A host that cannot be a server's name.
-    pub fn connection(&self, host: &str) -> Result<Connection, Failed> {
+    pub fn connection(&self, host: &str, http2: bool) -> Result<Connection, Failed> {
         let broken = |detail: String| Failed { fault: Fault::Protocol, detail };
         let name = match &self.server_name {
             Some(name) => name.clone(),
             None => name_of(host).map_err(broken)?,
         };
-        Connection::new(Arc::clone(&self.config), name)
+        let offered: &[&[u8]] = if http2 { &[HTTP_2, HTTP_1_1] } else { &[HTTP_1_1] };
+        let offered = offered.iter().map(|name| name.to_vec()).collect();
+        Connection::new(Arc::clone(&self.config), name, offered)
     }
 }
 

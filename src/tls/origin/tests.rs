@@ -69,6 +69,7 @@ fn tls(cas: Arc<CaSet>) -> OriginTls {
         server_name: None,
         certificate: None,
         min_version: TlsVersion::V1_2,
+        http2: false,
         digest: [0; 32],
     }
 }
@@ -85,7 +86,7 @@ fn client(tls: &OriginTls) -> Client {
 
 /// Runs a handshake and sends both ways; what our side says of it, and the server.
 fn shake(client: &Client, host: &str, server: &Arc<ServerConfig>) -> Result<(Connection, ServerConnection), Failed> {
-    let mut ours = client.connection(host)?;
+    let mut ours = client.connection(host, false)?;
     let mut theirs = ServerConnection::new(Arc::clone(server)).unwrap();
     let mut out = Outgoing::default();
     ours.begin(&mut out)?;
@@ -225,7 +226,7 @@ fn our_certificate_is_shown_to_those_who_ask() {
 #[test]
 fn a_server_that_speaks_no_tls_is_told_apart() {
     let authority = Authority::root("Origins");
-    let mut ours = client(&tls(ca_set(&[authority.der()]))).connection(HOST).unwrap();
+    let mut ours = client(&tls(ca_set(&[authority.der()]))).connection(HOST, false).unwrap();
     let mut out = Outgoing::default();
     ours.begin(&mut out).unwrap();
     let failed = ours.receive(&mut b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), &mut out, |_| {}).unwrap_err();

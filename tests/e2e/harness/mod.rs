@@ -9,6 +9,7 @@ pub mod clienthello;
 pub mod config;
 pub mod edge;
 pub mod events;
+pub mod h2_origin;
 pub mod haproxy;
 pub mod http;
 pub mod http2;
