@@ -325,7 +325,7 @@ fn each_fault_has_its_line() {
         ("origin = 'x'", "1:10: origin must be a table of tables, [origin.NAME], not a string"),
         ("[origin.'a b']\nurl='tcp://h:1'", "1:1: \"a b\" is not a name"),
         ("[origin.app]\nurl = ['tcp://h:1', 'tcp://H.:1']", "2:21: url names the same address twice"),
-        ("[origin.app]\nurl = 'https://h:1'", "the scheme https is not built yet"),
+        ("[origin.app]\nurl = 'ftp://h:1'", "an origin's scheme is http, https, h2c, tcp or unix"),
         ("[origin.app]\nurl = ['http://h:1', 'tcp://h:2']", "2:22: url names another scheme than those before it"),
         ("[origin.app]\nurl = 'http://h:1'\nproxy_protocol = 'v2'", "3:18: proxy_protocol has no meaning for http://"),
         ("[origin.app]\nurl = 'http://h:1'\nresponse_timeout = '1ms'", "3:20: response_timeout must be between"),
