@@ -33,6 +33,10 @@ pub const DISCARD_BYTES: u64 = 64 * 1024;
 /// that the origin refuses, which it had better say itself.
 const UNPROCESSED_RETRIES_MAX: u8 = 2;
 
+/// How much of a request is kept, to be sent again if the origin has not looked at it. A refusal takes a round trip, in which
+/// small bodies have been sent whole.
+const UNPROCESSED_BYTES_MAX: usize = 64 * 1024;
+
 /// How long a body may be slower than `min_body_rate`: time for a lost packet and a link that wakes up.
 const RATE_GRACE: Duration = Duration::from_secs(10);
 
@@ -269,7 +273,7 @@ pub async fn run<D: Downstream>(
             && match landed {
                 Landed::Unprocessed => unprocessed_left > 0,
                 Landed::Withheld => true,
-                Landed::Dead if lease.reused => true,
+                Landed::Dead if lease.reused && may_repeat => true,
                 Landed::Dead | Landed::Late(Late::Response) if retries_left > 0 && !reply.started => {
                     setting.origins.may_retry(&lease, setting.shard)
                 }
@@ -583,17 +587,13 @@ impl<D: Downstream> Flight<'_, D> {
         }
     }
 
-    /// Client to origin, over a stream that frames what it carries itself. What was sent first is kept, to be sent again if
+    /// Client to origin, over a stream that frames what it carries itself. What is little is kept, to be sent again if
     /// the origin says that it has not looked at it.
     async fn upward_http2(&self, stream: &Stream, mut up: Vec<u8>) -> Up {
         let mut is_first = true;
         loop {
             let ends = self.body.borrow().is_done();
-            if is_first {
-                self.spare.borrow_mut().clone_from(&up);
-            } else {
-                self.spare.borrow_mut().clear();
-            }
+            self.keep_unprocessed(&up, is_first);
             if is_first || ends || !up.is_empty() {
                 let trailers = if ends { self.body.borrow().trailers().to_vec() } else { Vec::new() };
                 self.setting.shard.add(Counter::BytesIn, up.len() as u64);
@@ -612,6 +612,17 @@ impl<D: Downstream> Flight<'_, D> {
             if let Err(end) = self.more(&mut up).await {
                 return end;
             }
+        }
+    }
+
+    /// Keeps what is sent over a stream, as long as it is little.
+    fn keep_unprocessed(&self, up: &[u8], is_first: bool) {
+        let mut spare = self.spare.borrow_mut();
+        let begun = is_first || !spare.is_empty();
+        if begun && spare.len() + up.len() <= UNPROCESSED_BYTES_MAX {
+            spare.extend_from_slice(up);
+        } else {
+            spare.clear();
         }
     }
 
