@@ -327,7 +327,7 @@ fn each_fault_has_its_line() {
         ("[origin.app]\nurl = ['tcp://h:1', 'tcp://H.:1']", "2:21: url names the same address twice"),
         ("[origin.app]\nurl = 'ftp://h:1'", "an origin's scheme is http, https, h2c, tcp or unix"),
         ("[origin.app]\nurl = ['http://h:1', 'tcp://h:2']", "2:22: url names another scheme than those before it"),
-        ("[origin.app]\nurl = 'http://h:1'\nproxy_protocol = 'v2'", "3:18: proxy_protocol has no meaning for http://"),
+        ("[origin.app]\nurl = 'http://h:1'\nproxy_protocol = 'v2'", "3:18: proxy_protocol has no meaning for HTTP"),
         ("[origin.app]\nurl = 'http://h:1'\nresponse_timeout = '1ms'", "3:20: response_timeout must be between"),
         (
             "[origin.app]\nurl = 'http://h:1'\nidle_connections_per_worker = 5000",
