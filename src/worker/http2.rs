@@ -224,6 +224,7 @@ impl Driver<'_> {
             for code in self.transport.take_reset_codes() {
                 if let Some(reason) = stream_fault(code.into()) {
                     self.core.shard.count(Counter::StreamReset(reason));
+                    self.transport.made_us_reset();
                 }
             }
             if let Poll::Ready(end) = turned {

@@ -230,10 +230,6 @@ fn t527_made_you_reset_ends() {
                 frames::expect_at_least(&edge, &query, 20.0);
             }
             let sent = raw.flood(5_000, |_| next());
-            // Those we find malformed ourselves are answered as others are, unless there are too many at once.
-            if number == 3 && sent == 5_000 {
-                continue;
-            }
             assert!(sent < 5_000, "{what}: {sent}");
             let code = raw.goaway().0;
             match number {
@@ -243,7 +239,7 @@ fn t527_made_you_reset_ends() {
             }
         }
     });
-    frames::expect_at_least(&edge, "hostward_http2_goaways_total", 5.0);
+    frames::expect_at_least(&edge, "hostward_http2_goaways_total", 7.0);
 }
 
 /// 528: a header block that never ends is stopped early, whether its pieces are empty, small or large.

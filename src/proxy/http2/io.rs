@@ -86,6 +86,13 @@ impl<'a> Transport<'a> {
         }
     }
 
+    /// A stream was reset for what the client did on it.
+    pub fn made_us_reset(&self) {
+        if let Err(fault) = self.meter.borrow_mut().made_us_reset() {
+            self.fault.set(Some(fault));
+        }
+    }
+
     /// The codes of the streams that were reset since this was asked last.
     pub fn take_reset_codes(&self) -> Vec<u32> {
         self.reset_codes.take()

@@ -128,6 +128,15 @@ impl Meter {
         self.earn(pieces.saturating_mul(PIECE_EARNS));
     }
 
+    /// A stream was reset for what the peer did on it: as dear as if it had reset it itself ("made you reset").
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Flood`].
+    pub fn made_us_reset(&mut self) -> Result<(), Fault> {
+        self.spend(RESET_COSTS)
+    }
+
     /// Bytes came from the peer, in order.
     ///
     /// # Errors
@@ -319,6 +328,14 @@ mod tests {
         let pair = [frame(kind::HEADERS, END_HEADERS, 30), frame(kind::RST_STREAM, 0, 4)].concat();
         let pairs = (0..10_000).find(|_| meter.received(&pair, 0).is_err());
         assert_eq!(pairs, Some(BUDGET as usize / REQUEST_EARNS as usize - 1));
+    }
+
+    #[test]
+    fn a_request_that_makes_us_reset_it_does_too() {
+        let mut meter = begun();
+        let head = frame(kind::HEADERS, END_HEADERS, 30);
+        let made = (0..10_000).find(|_| meter.received(&head, 0).is_err() || meter.made_us_reset().is_err());
+        assert_eq!(made, Some(BUDGET as usize / REQUEST_EARNS as usize - 1));
     }
 
     #[test]
