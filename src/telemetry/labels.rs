@@ -170,6 +170,8 @@ labels! {
         ProtocolError => "protocol_error",
         /// `limits.tunnel_timeout`.
         TimedOut => "timed_out",
+        /// `origin.request_timeout`, behind the head of a response.
+        RequestTimedOut => "request_timed_out",
         /// Trust was withdrawn (I6).
         TrustChanged => "trust_changed",
         /// The certificate's validity ended.

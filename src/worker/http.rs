@@ -323,7 +323,7 @@ impl<'a> Connection<'a> {
                 self.count_refused(Refusal::MalformedRequest);
                 (status, self.answer(status, None, false, head_only).await)
             }
-            End::BrokenOff => (ended.status, Next::End(TunnelEnd::OriginAborted)),
+            End::BrokenOff => (ended.status, Next::End(requests::broken_off(ended.late))),
             End::SlowReader => (ended.status, Next::End(TunnelEnd::TimedOut)),
             End::Gone(gone) => (ended.status, Next::End(end_of(gone))),
         };

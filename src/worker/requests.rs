@@ -69,6 +69,14 @@ pub fn count(core: &Core, protocol: Protocol, status: u16, began: Instant) {
     core.histograms.borrow_mut().request.record_us(us);
 }
 
+/// How a response ended that broke off behind its head: not every one is the origin's fault.
+pub fn broken_off(late: Option<Late>) -> TunnelEnd {
+    match late {
+        Some(Late::Request { .. }) => TunnelEnd::RequestTimedOut,
+        _ => TunnelEnd::OriginAborted,
+    }
+}
+
 /// Counts the time limit that ended an exchange, if one did.
 pub fn count_late(core: &Core, late: Option<Late>) {
     let Some(late) = late else { return };

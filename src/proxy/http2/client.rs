@@ -175,6 +175,23 @@ impl<'a> Stream<'a> {
         }
     }
 
+    /// Reads and forgets what is left of the request, up to `left` bytes, behind which the client's window stays closed. Ready
+    /// when the request has ended.
+    pub fn poll_discard(&self, cx: &mut Context<'_>, left: &mut u64) -> Poll<()> {
+        let mut body = self.body.borrow_mut();
+        loop {
+            match ready!(body.poll_data(cx)) {
+                Some(Ok(data)) if data.len() as u64 <= *left => {
+                    *left -= data.len() as u64;
+                    // Fails where the stream has ended, which is met next.
+                    let _ = body.flow_control().release_capacity(data.len());
+                }
+                Some(Ok(_)) => *left = 0,
+                Some(Err(_)) | None => return Poll::Ready(()),
+            }
+        }
+    }
+
     /// Hands bytes to the sink, or lets them wait behind others.
     fn feed(inbox: &mut Inbox, sink: &mut impl FnMut(&[u8]) -> usize, bytes: &[u8]) {
         let taken = if inbox.bytes.is_empty() { sink(bytes) } else { 0 };

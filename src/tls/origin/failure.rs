@@ -63,7 +63,8 @@ fn certificate_detail(error: &CertificateError, asked: &ServerName<'_>) -> Strin
         }
         E::NotValidForName => format!("the origin's certificate is not for {name}; set tls.sni to the name it is for"),
         E::NotValidForNameContext { presented, .. } => {
-            let presented = if presented.is_empty() { "no name at all".to_owned() } else { presented.join(", ") };
+            let names: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
+            let presented = if names.is_empty() { "no name at all".to_owned() } else { names.join(", ") };
             format!(
                 "the origin's certificate is not for {name} but for {presented}; tls.sni sets the name that is asked for"
             )
@@ -106,6 +107,12 @@ fn alert_name(alert: rustls::AlertDescription) -> String {
         before_was_capital = letter.is_ascii_uppercase();
     }
     name
+}
+
+/// A name as people write it: webpki tells it as `DnsName("a.test")` or `IpAddress(192.0.2.1)`.
+fn bare(name: &str) -> &str {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    inner.unwrap_or(name).trim_matches('"')
 }
 
 #[cfg(test)]
