@@ -4,7 +4,7 @@ use crate::config::{self, Config, Workers};
 use crate::proxy::http1::HeadLimits;
 use crate::telemetry::log::Level;
 use crate::telemetry::log::access::Target;
-use crate::worker::{HttpLimits, WorkerConfig};
+use crate::worker::{CONNECTIONS_PER_EXTRA, HttpLimits, WorkerConfig};
 
 /// One configuration a worker.
 ///
@@ -41,13 +41,15 @@ const DESCRIPTORS_RESERVED: u64 = 256;
 const DESCRIPTORS_PER_LISTENER: u64 = 2;
 
 /// How many client connections a worker may have so that the process never runs out of descriptors: each takes two, its own
-/// and its origin's. Otherwise a flood would keep reloads from reading their files, and so withdrawn clients in.
+/// and its origin's, and further streams of HTTP/2 one for each [`CONNECTIONS_PER_EXTRA`] connections. Otherwise a flood would keep reloads from reading their files, and so withdrawn clients in.
 fn connections_within(open_files: Option<u64>, workers: usize, addresses: usize) -> usize {
     let Some(open_files) = open_files else { return usize::MAX };
     let reserved = DESCRIPTORS_RESERVED + DESCRIPTORS_PER_LISTENER * (workers * addresses) as u64;
     // A very small limit is split in half.
     let for_clients = open_files.saturating_sub(reserved).max(open_files / 2);
-    usize::try_from(for_clients / 2).unwrap_or(usize::MAX).div_euclid(workers.max(1)).max(1)
+    let extra = CONNECTIONS_PER_EXTRA as u64;
+    let connections = for_clients * extra / (2 * extra + 1);
+    usize::try_from(connections).unwrap_or(usize::MAX).div_euclid(workers.max(1)).max(1)
 }
 
 fn worker(config: &Config, index: usize, cpu: Option<usize>, connections_max: usize) -> WorkerConfig {

@@ -71,6 +71,9 @@ labels! {
         Misses => "misses",
         /// More streams of one HTTP/2 connection were being ended than it may have open: one was refused.
         Streams => "http2_streams",
+        /// Streams of HTTP/2 beyond the first of their connections held so many connections to origins that one was answered
+        /// with 503.
+        OriginConnections => "origin_connections",
         /// A client's HTTP/2 control frames had no end: its connection was closed with ENHANCE_YOUR_CALM.
         ControlFrames => "http2_control_frames",
         /// A refusal line was not written: the log's rate limit.

@@ -17,6 +17,7 @@ use crate::tls::Verdicts;
 
 use super::admission::Admission;
 use super::cache::Cache;
+use super::extras::Extras;
 use super::hellos::{HELLOS_BYTES_MAX, Hellos};
 use super::request_ids::RequestIds;
 use super::sessions::Sessions;
@@ -32,6 +33,7 @@ pub struct Core {
     /// Client chains this worker has verified.
     pub verdicts: Rc<Verdicts>,
     pub admission: Rc<Admission>,
+    pub extras: Rc<Extras>,
     pub hellos: Rc<Hellos>,
     pub sessions: Sessions,
     pub origins: Origins,
@@ -140,6 +142,7 @@ impl Core {
         Rc::new(Self {
             verdicts: Rc::default(),
             admission: Admission::new(config.handshakes_max),
+            extras: Extras::new(config.connections_max),
             hellos: Hellos::new(HELLOS_BYTES_MAX),
             config,
             shard,

@@ -47,6 +47,10 @@ const STREAM_SHARE: u32 = 4;
 /// The window every stream has before the client has read our SETTINGS (RFC 9113 section 6.9.2).
 const WINDOW_BYTES_MIN: u32 = 65_535;
 
+/// How many streams one connection may begin before others have their turn: decoding a head of many fields takes up to a
+/// tenth of a millisecond.
+const STREAMS_A_TURN: usize = 64;
+
 /// The largest dynamic table of HPACK we keep for a client (RFC 7541 section 4.2), the protocol's default.
 const HEADER_TABLE_BYTES: u32 = 4 * 1024;
 
@@ -259,7 +263,7 @@ impl Driver<'_> {
 
     /// Lets `h2` read, and write what its streams have to say. Ready when the connection has ended.
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<TunnelEnd> {
-        loop {
+        for _ in 0..STREAMS_A_TURN {
             match &mut self.stage {
                 Stage::Preface(handshake) => match Pin::new(&mut **handshake).poll(cx) {
                     Poll::Ready(Ok(connection)) => self.stage = Stage::Open(Box::new(connection)),
@@ -274,6 +278,8 @@ impl Driver<'_> {
                 },
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Gives a stream a task of its own.

@@ -9,6 +9,7 @@ mod access;
 mod admission;
 mod cache;
 mod core;
+mod extras;
 mod handshake;
 mod hellos;
 mod http;
@@ -46,6 +47,8 @@ use crate::tls::{Factory, Options, Provider};
 
 use self::accept::Accepting;
 use self::cache::Cache;
+pub use self::extras::CONNECTIONS_PER_EXTRA;
+
 use self::core::Core;
 use self::request_ids::RequestIds;
 

@@ -95,6 +95,8 @@ impl Sink for Parts<'_> {
                 self.gathered.head = Some(head);
             }
             100..200 => self.gathered.interim.push(head),
+            // To this client a success would mean that its WebSocket is open; only a 101 can say that.
+            200..300 if self.websocket_accept.borrow().is_some() => self.gathered.garbled = true,
             _ => {
                 let length = response.content_length().unwrap_or(0).min(GATHER_BYTES as u64);
                 self.gathered.body.reserve(length as usize);

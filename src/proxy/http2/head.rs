@@ -7,7 +7,9 @@
 
 use std::io::Write;
 
-use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE};
+use http::header::{
+    CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, TE,
+};
 use http::{StatusCode, request};
 
 use crate::proxy::http1::{Response, authority};
@@ -47,6 +49,11 @@ pub fn push_request(parts: &request::Parts, kind: Kind<'_>, out: &mut Vec<u8>) -
     let mut cookies = 0;
     for (name, value) in &parts.headers {
         if name == HOST || name == TE && value != "trailers" {
+            continue;
+        }
+        // The key is ours, and so is the proof (RFC 8441 section 5).
+        let is_handshake = name == SEC_WEBSOCKET_KEY || name == SEC_WEBSOCKET_ACCEPT;
+        if is_handshake && matches!(kind, Kind::WebSocket { .. }) {
             continue;
         }
         if name == COOKIE {

@@ -23,13 +23,15 @@ use crate::proxy::http2::head::{self, Kind, Malformed};
 use crate::proxy::http2::tunnel::Tunnel;
 use crate::proxy::origin::Lease;
 use crate::proxy::tunnel::Traffic;
+use crate::registry::Scheme;
 use crate::ring;
-use crate::telemetry::counters::{Counter, Protocol, StreamReset, TunnelEnd};
+use crate::telemetry::counters::{Counter, Limit, Protocol, StreamReset, TunnelEnd};
 use crate::telemetry::log::{Refused, access};
 
 use super::Shared;
 use crate::worker::access::Line;
 use crate::worker::core::Core;
+use crate::worker::extras::Extra;
 use crate::worker::requests::{self, Judged, Unfit};
 use crate::worker::sessions::{Session, Underway};
 
@@ -55,7 +57,18 @@ pub(super) async fn run(
             if let Some(accept) = websocket_accept {
                 stream.expect_websocket(accept);
             }
-            if let Some(stream) = served.forward(stream, *judged).await {
+            let left = match served.enter() {
+                Ok(extra) => {
+                    let left = served.forward(stream, *judged).await;
+                    drop(extra);
+                    left
+                }
+                Err(error) => {
+                    served.turn_away(&stream, error, *judged);
+                    Some(stream)
+                }
+            };
+            if let Some(stream) = left {
                 Box::pin(discard(&stream, framing)).await;
             }
         }
@@ -104,6 +117,32 @@ struct Served<'a> {
 }
 
 impl Served<'_> {
+    /// Takes a share of the worker's connections to origins, where the stream may need one beyond its connection's own.
+    fn enter(&self) -> Result<Option<Extra>, ProxyError> {
+        let tenant = self.session.tenant.borrow();
+        // On HTTP/2 to the origin many streams share a connection.
+        if self.shared.live.get() <= 1 || tenant.record.origin.scheme == Scheme::H2c {
+            return Ok(None);
+        }
+        match self.core.extras.enter(tenant.record.id) {
+            Some(extra) => Ok(Some(extra)),
+            None => {
+                self.core.shard.count(Counter::Limit(Limit::OriginConnections));
+                Err(ProxyError::ConnectionLimitReached)
+            }
+        }
+    }
+
+    /// Answers a request that would have been forwarded.
+    fn turn_away(&self, stream: &Stream<'_>, error: ProxyError, judged: Judged) {
+        let mut line = judged.line.map(|request| self.line(request, false));
+        if let Some(line) = &mut line {
+            line.request.proxy_error = Some(error.label());
+        }
+        let bytes = self.answer(stream, error.status(), Some(error), judged.order.asked.head);
+        self.record(error.status(), with_bytes(line, bytes.unwrap_or(0)), None);
+    }
+
     /// Translates and judges.
     fn judge(&self, parts: &http::request::Parts, body: &RecvStream) -> (Result<Verdict, Malformed>, Framing) {
         let mut key = String::new();
@@ -111,6 +150,12 @@ impl Served<'_> {
             Ok(kind) => kind,
             Err(rejected) => return (Ok(Verdict::Answer(rejected, None)), Framing::None),
         };
+        // Before anything is made of them: a few bytes of HPACK can stand for thousands of fields.
+        if parts.headers.len() > self.core.config.http.head.fields_max {
+            let rejected =
+                Rejected { status: 431, reason: Refusal::MalformedRequest, detail: "the head has too many fields" };
+            return (Ok(Verdict::Answer(rejected, None)), Framing::None);
+        }
         let mut text = self.core.buffers.plain();
         let verdict = match head::push_request(parts, kind, &mut text) {
             Err(malformed) => (Err(malformed), Framing::None),
@@ -421,6 +466,9 @@ fn kind<'k>(parts: &http::request::Parts, body: &RecvStream, key: &'k mut String
         return Ok(if body.is_end_stream() { Kind::Bodiless } else { Kind::WithBody });
     }
     match parts.extensions.get::<ConnectProtocol>().map(ConnectProtocol::as_str) {
+        Some("websocket") if parts.headers.contains_key(http::header::CONTENT_LENGTH) => {
+            Err(rejected(400, "content-length in an extended CONNECT"))
+        }
         Some("websocket") => {
             let mut random = [0; 16];
             aws_lc_rs::rand::fill(&mut random).map_err(|_| rejected(500, "the system gave no random bytes"))?;
