@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::http::{Framing, HttpOrigin, send_body};
-use crate::harness::http2::Http2;
+use crate::harness::http2::{Http2, get};
 use crate::harness::http2_frames::{self as frames, END_HEADERS, END_STREAM, Raw, block, frame, request};
 use crate::harness::payload::Payload;
 use crate::harness::{ACME, Edge, End, GLOBEX, SOON, World, wait};
@@ -669,4 +669,35 @@ fn t537_many_small_messages_are_no_flood() {
         raw.next_where("an answer", |frame| (frame.kind == frames::PING).then_some(()));
     }
     edge.expect_metric("hostward_http2_goaways_total", 0.0);
+}
+
+/// 538: streams that wait for a silent origin do not take the connections of other hostnames: beyond its share a hostname is
+/// answered 503, and the others are served.
+#[test]
+fn t538_waiting_streams_take_only_their_share() {
+    let world = World::new();
+    let silent = HttpOrigin::start(|head, talk| {
+        if head.target() == "/wait" {
+            talk.wait_for_release();
+        }
+        talk.answer("200 OK", "late")
+    });
+    let other = HttpOrigin::mirror();
+    let settings = world.settings().workers(1).limit("connections_per_worker = 16");
+    let edge = Edge::start(settings.host(world.http_host(ACME, &silent)).host(world.http_host(GLOBEX, &other)));
+    let mut http = Http2::connect(&world.client(), edge.address(), ACME);
+    // One for the connection itself, and half of the half that a worker has for more.
+    let mut waiting: Vec<_> = (0..5).map(|_| http.start(get(ACME, "/wait"), true)).collect();
+    wait::until("all wait at the origin", SOON, || silent.heads().len() == 5);
+    let refused = http.ask(get(ACME, "/more"));
+    assert_eq!(refused.status, 503);
+    assert_eq!(refused.get("proxy-status"), Some("hostward; error=connection_limit_reached"));
+    edge.expect_metric("hostward_limit_reached_total{limit=\"origin_connections\"}", 1.0);
+    let mut neighbour = Http2::connect(&world.client(), edge.address(), GLOBEX);
+    assert_eq!(neighbour.ask(get(GLOBEX, "/")).status, 200);
+    silent.release();
+    for stream in &mut waiting {
+        assert_eq!(stream.answer().text(), "late");
+    }
+    assert_eq!(http.ask(get(ACME, "/more")).status, 200);
 }
