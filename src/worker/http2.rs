@@ -290,10 +290,11 @@ impl Driver<'_> {
             respond.send_reset(Reason::REFUSED_STREAM);
             return;
         }
+        let is_first = self.shared.live.get() == 0;
         let live = Live::new(&self.shared);
         let (core, session, shared) = (Rc::clone(self.core), Rc::clone(self.session), Rc::clone(&self.shared));
         ring::spawn(async move {
-            streams::run(&core, &session, &shared, request, respond).await;
+            streams::run(&core, &session, &shared, request, respond, is_first).await;
             drop(live);
         });
     }

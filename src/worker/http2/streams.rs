@@ -42,10 +42,11 @@ pub(super) async fn run(
     shared: &Rc<Shared>,
     request: http::Request<RecvStream>,
     respond: SendResponse<Bytes>,
+    is_first: bool,
 ) {
     let began = ring::now();
     let (parts, body) = request.into_parts();
-    let served = Served { core, session, shared, began, grpc: head::is_grpc(&parts.headers) };
+    let served = Served { core, session, shared, began, grpc: head::is_grpc(&parts.headers), is_first };
     let (verdict, framing) = served.judge(&parts, &body);
     let line = (verdict.is_err() && core.access.enabled()).then(|| as_sent(&parts));
     // The fields of the request are text by now: they need no memory while it is under way.
@@ -114,6 +115,8 @@ struct Served<'a> {
     began: Instant,
     /// It is a call of gRPC, whose clients want to be refused in its terms.
     grpc: bool,
+    /// No other stream of its connection was open when it began.
+    is_first: bool,
 }
 
 impl Served<'_> {
@@ -121,7 +124,7 @@ impl Served<'_> {
     fn enter(&self) -> Result<Option<Extra>, ProxyError> {
         let tenant = self.session.tenant.borrow();
         // On HTTP/2 to the origin many streams share a connection.
-        if self.shared.live.get() <= 1 || tenant.record.origin.scheme == Scheme::H2c {
+        if self.is_first || tenant.record.origin.scheme == Scheme::H2c {
             return Ok(None);
         }
         match self.core.extras.enter(tenant.record.id) {
