@@ -4,7 +4,7 @@ use crate::config::{self, Config, Workers};
 use crate::proxy::http1::HeadLimits;
 use crate::telemetry::log::Level;
 use crate::telemetry::log::access::Target;
-use crate::worker::{CONNECTIONS_PER_EXTRA, HttpLimits, WorkerConfig};
+use crate::worker::{HttpLimits, WorkerConfig};
 
 /// One configuration a worker.
 ///
@@ -29,7 +29,13 @@ pub fn workers(config: &Config, allowed_cpus: &[usize], open_files: Option<u64>)
     let pinned = count <= cpus.len();
     let within = connections_within(open_files, count, config.server.listen.len() + config.server.redirect.len());
     let connections_max = config.limits.connections_per_worker.min(within);
-    let plan = |index| worker(config, index, cpus.get(index).copied().filter(|_| pinned), connections_max);
+    // By the descriptors there are, not by what the configuration makes of them: who allows few connections means few
+    // clients, and not few requests of each.
+    let extra_streams_max = (within / CONNECTIONS_PER_EXTRA).max(EXTRA_STREAMS_MIN);
+    let plan = |index| {
+        let cpu = cpus.get(index).copied().filter(|_| pinned);
+        WorkerConfig { connections_max, extra_streams_max, ..worker(config, index, cpu) }
+    };
     Ok((0..count).map(plan).collect())
 }
 
@@ -40,8 +46,17 @@ const DESCRIPTORS_RESERVED: u64 = 256;
 /// Descriptors for each listener: the worker's, and the control plane's, which a successor is given.
 const DESCRIPTORS_PER_LISTENER: u64 = 2;
 
+/// For so many connections a worker may have there is one descriptor more, for a stream of HTTP/2 beyond the first of its
+/// connection. With two, a fifth of the descriptors goes to such streams, and connections are four fifths of what they would
+/// be without them.
+const CONNECTIONS_PER_EXTRA: usize = 2;
+
+/// Two hostnames with one such stream each, however few descriptors there are.
+const EXTRA_STREAMS_MIN: usize = 2;
+
 /// How many client connections a worker may have so that the process never runs out of descriptors: each takes two, its own
-/// and its origin's, and further streams of HTTP/2 one for each [`CONNECTIONS_PER_EXTRA`] connections. Otherwise a flood would keep reloads from reading their files, and so withdrawn clients in.
+/// and its origin's, and further streams of HTTP/2 one for each [`CONNECTIONS_PER_EXTRA`] connections. Otherwise a flood would
+/// keep reloads from reading their files, and so withdrawn clients in.
 fn connections_within(open_files: Option<u64>, workers: usize, addresses: usize) -> usize {
     let Some(open_files) = open_files else { return usize::MAX };
     let reserved = DESCRIPTORS_RESERVED + DESCRIPTORS_PER_LISTENER * (workers * addresses) as u64;
@@ -52,7 +67,8 @@ fn connections_within(open_files: Option<u64>, workers: usize, addresses: usize)
     usize::try_from(connections).unwrap_or(usize::MAX).div_euclid(workers.max(1)).max(1)
 }
 
-fn worker(config: &Config, index: usize, cpu: Option<usize>, connections_max: usize) -> WorkerConfig {
+/// What the configuration says of a worker; how many connections and streams it may have is up to the caller.
+fn worker(config: &Config, index: usize, cpu: Option<usize>) -> WorkerConfig {
     let Config { tls, limits, cache, .. } = config;
     WorkerConfig {
         index,
@@ -63,7 +79,8 @@ fn worker(config: &Config, index: usize, cpu: Option<usize>, connections_max: us
         cipher_suites: Vec::new(),
         tickets: tls.tickets,
         ticket_lifetime: tls.ticket_lifetime,
-        connections_max,
+        connections_max: limits.connections_per_worker,
+        extra_streams_max: EXTRA_STREAMS_MIN,
         handshakes_max: limits.handshakes_per_worker,
         handshake_timeout: limits.handshake_timeout,
         tunnel_timeout: limits.tunnel_timeout,

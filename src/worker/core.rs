@@ -142,7 +142,7 @@ impl Core {
         Rc::new(Self {
             verdicts: Rc::default(),
             admission: Admission::new(config.handshakes_max),
-            extras: Extras::new(config.connections_max),
+            extras: Extras::new(config.extra_streams_max),
             hellos: Hellos::new(HELLOS_BYTES_MAX),
             config,
             shard,

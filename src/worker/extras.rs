@@ -10,9 +10,6 @@ use std::rc::Rc;
 
 use crate::registry::RecordId;
 
-/// One extra stream for so many connections a worker may have: a descriptor for each two, beside two for each.
-pub const CONNECTIONS_PER_EXTRA: usize = 2;
-
 /// What is under way beyond first streams, on one worker.
 pub struct Extras {
     max: usize,
@@ -27,9 +24,8 @@ pub struct Extra {
 }
 
 impl Extras {
-    /// For a worker that may have so many client connections.
-    pub fn new(connections_max: usize) -> Rc<Self> {
-        let max = (connections_max / CONNECTIONS_PER_EXTRA).max(2);
+    /// For a worker that may have so many.
+    pub fn new(max: usize) -> Rc<Self> {
         Rc::new(Self { max, total: Cell::new(0), by_record: RefCell::default() })
     }
 
@@ -65,7 +61,7 @@ mod tests {
 
     #[test]
     fn one_hostname_holds_half() {
-        let extras = Extras::new(16);
+        let extras = Extras::new(8);
         let (one, other) = (RecordId([1; 16]), RecordId([2; 16]));
         let ones: Vec<_> = (0..8).map_while(|_| extras.enter(one)).collect();
         assert_eq!(ones.len(), 4);

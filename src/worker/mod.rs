@@ -47,8 +47,6 @@ use crate::tls::{Factory, Options, Provider};
 
 use self::accept::Accepting;
 use self::cache::Cache;
-pub use self::extras::CONNECTIONS_PER_EXTRA;
-
 use self::core::Core;
 use self::request_ids::RequestIds;
 
@@ -75,6 +73,8 @@ pub struct WorkerConfig {
     pub ticket_lifetime: Duration,
     /// Most open client connections; beyond it accepting pauses.
     pub connections_max: usize,
+    /// Most streams of HTTP/2 under way beyond the first of their connection.
+    pub extra_streams_max: usize,
     /// Most handshakes in progress; beyond it they wait in order of arrival.
     pub handshakes_max: usize,
     /// From accept to the end of the handshake, waiting included.

@@ -6,6 +6,7 @@ use crate::harness::http::{Framing, HttpOrigin, send_body};
 use crate::harness::http2::{Http2, get};
 use crate::harness::http2_frames::{self as frames, END_HEADERS, END_STREAM, Raw, block, frame, request};
 use crate::harness::payload::Payload;
+use crate::harness::process::tool;
 use crate::harness::{ACME, Edge, End, GLOBEX, SOON, World, wait};
 
 /// More than any budget, and soon sent.
@@ -675,6 +676,7 @@ fn t537_many_small_messages_are_no_flood() {
 /// answered 503, and the others are served.
 #[test]
 fn t538_waiting_streams_take_only_their_share() {
+    let Some(prlimit) = tool("prlimit") else { return };
     let world = World::new();
     let silent = HttpOrigin::start(|head, talk| {
         if head.target() == "/wait" {
@@ -683,8 +685,10 @@ fn t538_waiting_streams_take_only_their_share() {
         talk.answer("200 OK", "late")
     });
     let other = HttpOrigin::mirror();
-    let settings = world.settings().workers(1).limit("connections_per_worker = 16");
-    let edge = Edge::start(settings.host(world.http_host(ACME, &silent)).host(world.http_host(GLOBEX, &other)));
+    let settings = world.settings().workers(1).host(world.http_host(ACME, &silent));
+    // Half of 80 descriptors are for clients: 16 connections with two each, and 8 more streams.
+    let wrapper = [prlimit.to_str().expect("UTF-8"), "--nofile=80:80"];
+    let edge = Edge::start_under(&wrapper, settings.host(world.http_host(GLOBEX, &other)));
     let mut http = Http2::connect(&world.client(), edge.address(), ACME);
     // One for the connection itself, and half of the half that a worker has for more.
     let mut waiting: Vec<_> = (0..5).map(|_| http.start(get(ACME, "/wait"), true)).collect();
