@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod buffers;
+pub mod grpc;
 pub mod headers;
 pub mod http1;
 pub mod http2;

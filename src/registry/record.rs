@@ -233,6 +233,11 @@ impl Origin {
     /// What nginx and HAProxy users are used to (`proxy_read_timeout`).
     pub const RESPONSE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 
+    /// Whether exchanges with it may go over HTTP/2.
+    pub fn may_speak_http2(&self) -> bool {
+        self.scheme == Scheme::H2c || self.tls.as_deref().is_some_and(|tls| tls.http2)
+    }
+
     /// An origin with every default.
     pub fn new(name: String, addresses: Vec<OriginAddress>, scheme: Scheme) -> Self {
         Self {

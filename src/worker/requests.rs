@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::policy::{Refusal, Verdict};
+use crate::proxy::grpc;
 use crate::proxy::headers::{SessionFacts, SessionFields};
 use crate::proxy::http1::exchange::{Late, Limits, Order, Setting};
 use crate::proxy::http1::reply::{Asked, Dialect};
@@ -27,6 +28,9 @@ pub type Fields = Option<(Rc<Tenant>, SessionFields)>;
 /// How long a connection that waits for its next request keeps what it tells the origin about its client. A certificate
 /// is some hundred bytes; thousands of idle connections add up, and making it anew takes a few microseconds.
 pub const FIELDS_WAIT: Duration = Duration::from_secs(1);
+
+/// What a call's deadline is exceeded by before we end it: whoever set it ends it first, on both sides.
+const CALL_GRACE: Duration = Duration::from_secs(1);
 
 /// A request that may be forwarded.
 pub struct Judged {
@@ -189,6 +193,11 @@ pub fn judge(core: &Rc<Core>, session: &Session, fields: &mut Fields, request: &
         core.buffers.keep_plain(head);
         return Err(rejected.into());
     }
+    let origin = &tenant.record.origin;
+    // A call of gRPC needs HTTP/2 to its origin; elsewhere these fields are nobody's business, and not looked for.
+    let framed = origin.may_speak_http2();
+    let is_call = framed && request.value_of("content-type").is_some_and(grpc::is_grpc);
+    let timeout = if is_call { request.value_of("grpc-timeout").and_then(grpc::timeout) } else { None };
     let order = Order {
         head,
         framing: request.framing,
@@ -200,9 +209,10 @@ pub fn judge(core: &Rc<Core>, session: &Session, fields: &mut Fields, request: &
         keep_alive: request.keep_alive,
         expects_continue: request.expects_continue,
         idempotent: request.is_idempotent(),
-        streams: false,
-        takes_trailers: request.takes_trailers(),
-        balance_key: balance_key(&tenant.record.origin.balancing.policy, request, session),
+        streams: is_call,
+        asked_timeout: timeout.map_or(Duration::ZERO, |timeout| timeout + CALL_GRACE),
+        takes_trailers: framed && request.takes_trailers(),
+        balance_key: balance_key(&origin.balancing.policy, request, session),
     };
     let line = core.access.enabled().then(|| {
         let mut line = line(request, request_id);

@@ -18,9 +18,9 @@ use super::downstream::{Downstream, Ending};
 use super::reply::{Asked, Dialect, Fate, Reply};
 use super::{BadBody, Body, Framing, HeadLimits, ProxyError, Slots};
 use crate::proxy::buffers::GATHER_BYTES;
-use crate::proxy::origin::http2::{Stream, grpc_timeout, is_grpc};
+use crate::proxy::origin::http2::Stream;
 use crate::proxy::origin::{Address, Lease, Manner, Origins, Place, Unreachable, Wire};
-use crate::registry::{Origin, Scheme};
+use crate::registry::Origin;
 use crate::ring::{self, Receive, Sleep};
 use crate::telemetry::counters::{Counter, Pool, Retry, Shard};
 use crate::telemetry::histograms::Histograms;
@@ -74,7 +74,9 @@ pub struct Order {
     /// A call that may say something now and then for as long as it likes, as those of gRPC do: that its client is silent is
     /// no stall.
     pub streams: bool,
-    /// The client takes trailers.
+    /// How long its client waits for the response, with what the way takes, as far as it says so.
+    pub asked_timeout: Duration,
+    /// The client takes trailers, and the origin may speak HTTP/2, where that is said.
     pub takes_trailers: bool,
     /// What it goes by where the addresses of its origin are chosen by a hash.
     pub balance_key: u64,
@@ -180,7 +182,7 @@ pub async fn run<D: Downstream>(
     let mut decoded = None;
     let mut body = Body::request(order.framing, setting.limits.body_bytes_max, false);
     let mut up = std::mem::take(&mut order.head);
-    if !may_speak_http2(origin) {
+    if !origin.may_speak_http2() {
         decoded = Some(false);
         if let Err(bad) = first_piece(client, &mut body, &mut up) {
             return Ended::early(End::Refused(status_of(bad)), None, Facts::default());
@@ -231,8 +233,6 @@ pub async fn run<D: Downstream>(
             setting.origins.keep(lease, tenant, setting.shard);
             return Ended::early(End::Unanswered(ProxyError::ConnectionTerminated), None, facts);
         }
-        let grace = Duration::from_secs(1);
-        let asked_timeout = if is_http2 { grpc_timeout(&up).map(|timeout| timeout + grace) } else { None };
         if origin.retries.max > 0 && !facts.retried {
             setting.origins.earn_retry(&lease);
         }
@@ -246,8 +246,7 @@ pub async fn run<D: Downstream>(
             client,
             origin: &lease.wire,
             order: &order,
-            response_timeout: origin.response_timeout.max(asked_timeout.unwrap_or_default()),
-            is_patient: is_http2 && is_grpc(&up),
+            response_timeout: origin.response_timeout.max(order.asked_timeout),
             deadline,
             // One safe retry (DECISIONS 24): a connection that was idle may have been closed at the very moment.
             retriable: may_repeat && (lease.reused || retries_left > 0),
@@ -485,8 +484,6 @@ struct Flight<'a, D> {
     origin: &'a Wire,
     order: &'a Order,
     response_timeout: Duration,
-    /// A client that is silent in the middle of its body is no slow one: a call of gRPC may be a conversation.
-    is_patient: bool,
     /// When the whole has taken too long.
     deadline: Option<Instant>,
     /// Whether a response of this status is not passed on, because the request will be sent again.
@@ -803,8 +800,7 @@ impl<D: Downstream> Flight<'_, D> {
         match self.waiting.get() {
             Some(since) if !self.is_excused() => {
                 // Messages go both ways at once, in any order, once a stream of HTTP/2 is answered.
-                let is_dialogue =
-                    self.order.streams || self.is_patient || answered && self.order.asked.dialect == Dialect::Http2;
+                let is_dialogue = self.order.streams || answered && self.order.asked.dialect == Dialect::Http2;
                 let left = match limits.min_body_rate {
                     Some(_) if !is_dialogue => {
                         pace(self.body.borrow().passed_bytes()).saturating_sub(self.waited.get())
@@ -817,11 +813,6 @@ impl<D: Downstream> Flight<'_, D> {
             _ => origin,
         }
     }
-}
-
-/// Whether exchanges with an origin may go over HTTP/2.
-fn may_speak_http2(origin: &Origin) -> bool {
-    origin.scheme == Scheme::H2c || origin.tls.as_deref().is_some_and(|tls| tls.http2)
 }
 
 /// Whether so little of a request's body is still to come that it can be read and forgotten.

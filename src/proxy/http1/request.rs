@@ -132,6 +132,13 @@ impl<'a> Request<'a> {
         codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
     }
 
+    /// The first value of a field.
+    pub fn value_of(&self, name: &str) -> Option<&'a [u8]> {
+        let mut fields = self.slots.fields().iter();
+        let found = fields.find(|field| field.name(self.input).eq_ignore_ascii_case(name.as_bytes()));
+        found.map(|field| field.value(self.input))
+    }
+
     /// The hash of the values of a field, in their order; `None` if there is none.
     pub fn hash_of(&self, name: &str) -> Option<u64> {
         let named = |field: &&super::fields::Field| field.name(self.input).eq_ignore_ascii_case(name.as_bytes());

@@ -5,8 +5,6 @@
 //! (RFC 9113 section 8). `h2` has already refused names in capitals, pseudo-header fields that are unknown, missing, doubled
 //! or late, fields of HTTP/1.1 connections, and a `te` other than `trailers`.
 
-use std::io::Write;
-
 use http::header::{
     CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, TE,
 };
@@ -162,6 +160,9 @@ pub fn response(response: &Response<'_>) -> Option<http::Response<()>> {
 /// The fields of trailer lines (with an empty line behind), as the chunked coding of [`http1`](crate::proxy::http1) gives
 /// them. Empty if there are none.
 pub fn trailers(lines: &[u8]) -> HeaderMap {
+    if lines.is_empty() {
+        return HeaderMap::new();
+    }
     let mut headers = [httparse::EMPTY_HEADER; TRAILERS_MAX];
     let mut map = HeaderMap::new();
     if let Ok(httparse::Status::Complete((_, fields))) = httparse::parse_headers(lines, &mut headers) {
@@ -204,60 +205,6 @@ pub fn websocket_accept(key: &str) -> String {
     context.update(key.as_bytes());
     context.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
     base64::engine::general_purpose::STANDARD.encode(context.finish())
-}
-
-/// The code of gRPC for an answer of ours, which a gRPC client gets as `grpc-status` in place of a status it would have to
-/// guess from: the mapping of <https://grpc.github.io/grpc/core/md_doc_http-grpc-status-mapping.html>, with two that say
-/// more, DEADLINE_EXCEEDED for an origin that did not answer in time and RESOURCE_EXHAUSTED for what is too large.
-pub fn grpc_status(status: u16) -> u8 {
-    match status {
-        // INTERNAL.
-        400 | 421 => 13,
-        // UNAUTHENTICATED.
-        401 => 16,
-        // PERMISSION_DENIED.
-        403 => 7,
-        // UNIMPLEMENTED.
-        404 | 405 | 501 | 505 => 12,
-        // RESOURCE_EXHAUSTED.
-        413 | 431 => 8,
-        // DEADLINE_EXCEEDED.
-        408 | 504 => 4,
-        // UNAVAILABLE.
-        429 | 502 | 503 => 14,
-        // UNKNOWN.
-        _ => 2,
-    }
-}
-
-/// Whether a request's content is gRPC's (`application/grpc`, `application/grpc+proto` and so on).
-pub fn is_grpc(headers: &HeaderMap) -> bool {
-    let content = headers.get(http::header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let rest = content.and_then(|content| content.strip_prefix(b"application/grpc"));
-    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
-}
-
-/// The answer to a gRPC request that is not forwarded or got no response: a response of trailers alone.
-pub fn grpc_answer(status: u16, proxy_status: Option<&'static str>) -> http::Response<()> {
-    let mut head = http::Response::new(());
-    let headers = head.headers_mut();
-    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(u16::from(grpc_status(status))));
-    let mut message = Vec::new();
-    // Writing to a Vec cannot fail. Percent-encoded where it has to be (gRPC over HTTP/2), which these words need not be.
-    let _ = write!(
-        message,
-        "hostward answered {status}{}",
-        proxy_status.map_or(String::new(), |error| format!(": {error}"))
-    );
-    if let Ok(message) = HeaderValue::from_bytes(&message) {
-        headers.insert(HeaderName::from_static("grpc-message"), message);
-    }
-    if let Some(error) = proxy_status.and_then(|error| HeaderValue::from_str(&format!("hostward; error={error}")).ok())
-    {
-        headers.insert(HeaderName::from_static("proxy-status"), error);
-    }
-    head
 }
 
 #[cfg(test)]
@@ -348,24 +295,5 @@ mod tests {
     #[test]
     fn a_websocket_is_proved() {
         assert_eq!(websocket_accept("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-    }
-
-    #[test]
-    fn grpc_is_known_by_its_content() {
-        for (content, expected) in [
-            ("application/grpc", true),
-            ("application/grpc+proto", true),
-            ("application/grpc; x=y", true),
-            ("application/grpc-web", false),
-            ("application/json", false),
-        ] {
-            let parts = parts(|b| b.uri("/").header("content-type", content));
-            assert_eq!(is_grpc(&parts.headers), expected, "{content}");
-        }
-        let answer = grpc_answer(502, Some("connection_refused"));
-        assert_eq!(
-            (answer.status().as_u16(), &answer.headers()["grpc-status"]),
-            (200, &HeaderValue::from_static("14"))
-        );
     }
 }

@@ -118,11 +118,7 @@ pub struct Manner {
 
 /// Whether an exchange is to go over HTTP/2.
 fn wants_http2(origin: &Origin, manner: Manner) -> bool {
-    match origin.scheme {
-        Scheme::H2c => true,
-        Scheme::Https => origin.tls.as_deref().is_some_and(|tls| tls.http2) && !manner.upgrade,
-        Scheme::Any | Scheme::Http | Scheme::Tcp => false,
-    }
+    origin.may_speak_http2() && (origin.scheme == Scheme::H2c || !manner.upgrade)
 }
 
 /// Whose connections a tenant may use.
@@ -257,6 +253,7 @@ impl Origins {
         upstreams.retain(|name, upstream| {
             let stays = table.contains_key(name);
             if !stays {
+                upstream.end_http2(|_| true);
                 upstream.balance.borrow_mut().replace([], |_| false, now_ms);
                 count_idle(shard, upstream.pool.len(), 0);
             }

@@ -14,6 +14,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 
 use crate::policy::Refusal;
+use crate::proxy::grpc;
 use crate::proxy::http1::client::Gone;
 use crate::proxy::http1::exchange::{self, DISCARD_BYTES, End, Ended, Facts};
 use crate::proxy::http1::reply::Dialect;
@@ -46,7 +47,9 @@ pub(super) async fn run(
 ) {
     let began = ring::now();
     let (parts, body) = request.into_parts();
-    let served = Served { core, session, shared, began, grpc: head::is_grpc(&parts.headers), is_first };
+    let content_type = parts.headers.get(http::header::CONTENT_TYPE);
+    let grpc = content_type.is_some_and(|value| grpc::is_grpc(value.as_bytes()));
+    let served = Served { core, session, shared, began, grpc, is_first };
     let (verdict, framing) = served.judge(&parts, &body);
     let line = (verdict.is_err() && core.access.enabled()).then(|| as_sent(&parts));
     // The fields of the request are text by now: they need no memory while it is under way.
@@ -188,7 +191,7 @@ impl Served<'_> {
         let verdict = match requests::judge(core, self.session, &mut self.shared.fields.borrow_mut(), &request) {
             Ok(mut judged) => {
                 judged.order.asked.dialect = Dialect::Http2;
-                judged.order.streams = self.grpc;
+                judged.order.streams |= self.grpc;
                 let accept = match kind {
                     Kind::WebSocket { key } => Some(head::websocket_accept(key)),
                     Kind::Bodiless | Kind::WithBody => None,
@@ -366,7 +369,7 @@ impl Served<'_> {
     /// Sends an answer of ours. Returns how many bytes of it are content; `None` where nothing can be said any more.
     fn answer(&self, stream: &Stream<'_>, status: u16, error: Option<ProxyError>, head_only: bool) -> Option<u64> {
         if self.grpc {
-            return stream.answer(head::grpc_answer(status, error.map(ProxyError::label)), Bytes::new()).then_some(0);
+            return stream.answer(grpc::answer(status, error.map(ProxyError::label)), Bytes::new()).then_some(0);
         }
         let mut text = Vec::new();
         answer::answer(status, error, true, head_only, &mut text);

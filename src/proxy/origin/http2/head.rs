@@ -1,7 +1,7 @@
 //! Heads in two forms, towards an origin: requests from the text that was written for it, responses into text that the strict
 //! parser reads, so that every rule of HTTP/1.1 holds for them.
 
-use std::time::Duration;
+use std::mem::MaybeUninit;
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
@@ -9,14 +9,15 @@ use http::header::{
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 
-/// How far the end of a head is looked for; we have written it, so that it is there.
-const FIELDS_MAX: usize = 512;
+/// The most fields of a head: those a client may send, and as many again that are added.
+const FIELDS_MAX: usize = 2 * crate::proxy::http1::FIELDS_MAX;
 
 /// Reads the head of a request, as we have written it. Returns how many bytes it takes. `None` for what HTTP/2 cannot say.
 pub fn request(text: &[u8], is_tls: bool, takes_trailers: bool) -> Option<(usize, Request<()>)> {
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut parsed = httparse::Request::new(&mut fields);
-    let Ok(httparse::Status::Complete(bytes)) = parsed.parse(text) else { return None };
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut parsed = httparse::Request::new(&mut []);
+    let parsing = parsed.parse_with_uninit_headers(text, &mut fields);
+    let Ok(httparse::Status::Complete(bytes)) = parsing else { return None };
     let mut headers = HeaderMap::with_capacity(parsed.headers.len());
     let mut authority = None;
     for field in parsed.headers.iter() {
@@ -91,43 +92,12 @@ fn push_fields(fields: &HeaderMap, out: &mut Vec<u8>) {
     }
 }
 
-/// Whether a head, as we have written it, is that of a call of gRPC.
-pub fn is_grpc(text: &[u8]) -> bool {
-    field(text, "content-type").is_some_and(|value| value.starts_with(b"application/grpc"))
-}
-
-/// The value of a field of a head, as we have written it.
-fn field<'a>(text: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut parsed = httparse::Request::new(&mut fields);
-    let Ok(httparse::Status::Complete(_)) = parsed.parse(text) else { return None };
-    parsed.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
-}
-
-/// How long a call of gRPC may take, as its head says (`grpc-timeout`): at most eight digits and a unit.
-pub fn grpc_timeout(text: &[u8]) -> Option<Duration> {
-    let (unit, digits) = field(text, "grpc-timeout")?.split_last()?;
-    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let amount: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
-    Some(match unit {
-        b'H' => Duration::from_secs(amount * 3600),
-        b'M' => Duration::from_secs(amount * 60),
-        b'S' => Duration::from_secs(amount),
-        b'm' => Duration::from_millis(amount),
-        b'u' => Duration::from_micros(amount),
-        b'n' => Duration::from_nanos(amount),
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const HEAD: &[u8] = b"POST /a?b HTTP/1.1\r\nHost: x.test:8\r\nX-One: 1\r\nx-one: 2\r\nConnection: upgrade\r\n\
-        Upgrade: websocket\r\nTransfer-Encoding: chunked\r\ngrpc-timeout: 90S\r\n\r\nrest";
+        Upgrade: websocket\r\nTransfer-Encoding: chunked\r\nx-two: 90S\r\n\r\nrest";
 
     #[test]
     fn a_request_keeps_what_is_about_the_message() {
@@ -135,8 +105,7 @@ mod tests {
         assert_eq!(bytes, HEAD.len() - 4);
         assert_eq!((request.method(), request.uri().to_string().as_str()), (&Method::POST, "https://x.test:8/a?b"));
         let fields: Vec<_> = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-        let expected: [(&str, &[u8]); 4] =
-            [("x-one", b"1"), ("x-one", b"2"), ("grpc-timeout", b"90S"), ("te", b"trailers")];
+        let expected: [(&str, &[u8]); 4] = [("x-one", b"1"), ("x-one", b"2"), ("x-two", b"90S"), ("te", b"trailers")];
         assert_eq!(fields, expected);
     }
 
@@ -158,14 +127,5 @@ mod tests {
         assert_eq!(text(200, None, true, true), (format!("{ok}\r\n"), Coding::Plain));
         assert_eq!(text(204, None, true, false), ("HTTP/1.1 204 No Content\r\n\r\n".into(), Coding::Plain));
         assert_eq!(text(103, None, false, false), ("HTTP/1.1 103 Early Hints\r\n\r\n".into(), Coding::Plain));
-    }
-
-    #[test]
-    fn deadlines_are_read() {
-        assert_eq!(grpc_timeout(HEAD), Some(Duration::from_secs(90)));
-        for (value, expected) in [("1H", Some(3600)), ("100000000S", None), ("S", None), ("1X", None), ("-1S", None)] {
-            let head = format!("GET / HTTP/1.1\r\ngrpc-timeout: {value}\r\n\r\n");
-            assert_eq!(grpc_timeout(head.as_bytes()), expected.map(Duration::from_secs), "{value}");
-        }
     }
 }

@@ -15,7 +15,6 @@ mod pings;
 pub mod stream;
 
 pub use connection::Connection;
-pub use head::{grpc_timeout, is_grpc};
 pub use stream::Stream;
 
 /// Most streams on one connection, however many the origin allows: with [`STREAM_WINDOW_BYTES`] it bounds what clients that
