@@ -14,7 +14,6 @@
 //! `unsafe` is allowed in this room; each block says why it is sound.
 
 mod accept;
-mod adapter;
 mod buffers;
 mod driver;
 mod executor;
@@ -31,7 +30,6 @@ mod timer;
 mod wheel;
 
 pub use accept::Listener;
-pub use adapter::Stream;
 pub use driver::RingConfig;
 pub use executor::{Held, Runtime, Turn, heavy, held, now, spawn, yield_now};
 pub use mailbox::{Receiver, Sender, Unclaimed, mailbox};

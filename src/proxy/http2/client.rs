@@ -14,6 +14,7 @@ use h2::{Reason, RecvStream, SendStream};
 use http::HeaderMap;
 
 use super::head;
+use super::send::poll_send;
 use crate::proxy::buffers::{Buffers, GATHER_BYTES};
 use crate::proxy::http1::client::Gone;
 use crate::proxy::http1::downstream::{Downstream, Ending};
@@ -341,11 +342,7 @@ impl Stream<'_> {
         let Speaking::Body(stream) = &mut *response else { return Poll::Ready(Ok(())) };
         let Outbox { bytes, end } = &mut *outbox;
         let ends_with_data = end.as_ref().is_some_and(HeaderMap::is_empty);
-        if !bytes.is_empty() {
-            ready!(poll_send(stream, cx, bytes, ends_with_data))?;
-        } else if ends_with_data {
-            stream.send_data(Bytes::new(), true).map_err(|_| Gone::Cut)?;
-        }
+        ready!(poll_send(stream, cx, bytes, ends_with_data)).map_err(|_| Gone::Cut)?;
         if let Some(trailers) = end.take() {
             if !trailers.is_empty() {
                 stream.send_trailers(trailers).map_err(|_| Gone::Cut)?;
@@ -354,34 +351,4 @@ impl Stream<'_> {
         }
         Poll::Ready(Ok(()))
     }
-}
-
-/// A response of up to so many bytes does not wait for the client's window: one frame (RFC 9113 section 4.2).
-const SMALL_BYTES: usize = 16 * 1024;
-
-/// Sends as much as the client's window takes, until all is sent. `ends`: END_STREAM goes with the last of it.
-pub(super) fn poll_send(
-    stream: &mut SendStream<Bytes>,
-    cx: &mut Context<'_>,
-    bytes: &mut Bytes,
-    ends: bool,
-) -> Poll<Result<(), Gone>> {
-    // A small response goes at once, whatever the window: `h2` keeps it, and the stream stays one of those that count.
-    if ends && bytes.len() <= SMALL_BYTES {
-        return Poll::Ready(stream.send_data(std::mem::take(bytes), true).map_err(|_| Gone::Cut));
-    }
-    while !bytes.is_empty() {
-        stream.reserve_capacity(bytes.len());
-        let mut room = stream.capacity();
-        while room == 0 {
-            room = match ready!(stream.poll_capacity(cx)) {
-                Some(Ok(room)) => room,
-                Some(Err(_)) | None => return Poll::Ready(Err(Gone::Cut)),
-            };
-        }
-        let piece = bytes.split_to(room.min(bytes.len()));
-        let last = ends && bytes.is_empty();
-        stream.send_data(piece, last).map_err(|_| Gone::Cut)?;
-    }
-    Poll::Ready(Ok(()))
 }

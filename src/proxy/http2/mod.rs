@@ -7,4 +7,5 @@ pub mod client;
 pub mod head;
 pub mod io;
 pub mod meter;
+pub mod send;
 pub mod tunnel;

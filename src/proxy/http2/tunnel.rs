@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 
-use super::client::poll_send;
+use super::send::poll_send;
 use crate::proxy::buffers::{Buffers, GATHER_BYTES};
 use crate::proxy::origin::Wire;
 use crate::proxy::tunnel::{HALF_CLOSED_IDLE, Traffic};

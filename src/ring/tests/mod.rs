@@ -3,7 +3,6 @@
 //! Each test has a runtime of its own on a thread of its own, and a deadline: a lost wake-up shows as a failed test, not
 //! as a test run that hangs. Every socket is on loopback.
 
-mod adapter;
 mod cancel;
 mod connect;
 mod executor;

@@ -15,7 +15,7 @@ from harness.nginx import Nginx
 from harness.origin import closed_port
 from harness.pki import Authority
 from harness.rpc import SERVICE
-from harness.suite import Failed, Skipped, Suite, check, equal
+from harness.suite import Failed, Suite, check, equal
 
 NAME, DOWN, RULED = "rpc.test", "down.test", "ruled.test"
 
@@ -24,13 +24,7 @@ SOON_S = 10
 
 
 class World:
-    has_h2c = True
-
-    def through(self):
-        """The channel to the service."""
-        if not self.has_h2c:
-            raise Skipped("this hostward has no h2c:// origins")
-        return self.channel
+    pass
 
 
 def start(place):
@@ -57,23 +51,17 @@ deny = true
 allow = {{}}
 
 """
-    def hosts(scheme):
-        there, gone = f"{scheme}://127.0.0.1:{world.server.port}", f"{scheme}://127.0.0.1:{port}"
-        return [
-            host_table(NAME, [identity], there, **mutual),
-            host_table(DOWN, [identity], gone, **mutual),
-            host_table(RULED, [identity], there, **mutual) + rules,
-        ]
-
+    there, gone = f"h2c://127.0.0.1:{world.server.port}", f"h2c://127.0.0.1:{port}"
+    hosts = [
+        host_table(NAME, [identity], there, **mutual),
+        host_table(DOWN, [identity], gone, **mutual),
+        host_table(RULED, [identity], there, **mutual) + rules,
+    ]
     try:
-        world.edge = Edge(place.directory / "edge", hosts("h2c"))
-    except procs.Unusable as unusable:
-        if "not built" not in str(unusable):
-            world.server.stop()
-            raise
-        # What Hostward answers itself can be asked all the same.
-        world.has_h2c = False
-        world.edge = Edge(place.directory / "edge-http", hosts("http"))
+        world.edge = Edge(place.directory / "edge", hosts)
+    except procs.Unusable:
+        world.server.stop()
+        raise
     return _called(world, servers, pem, key)
 
 
@@ -121,7 +109,7 @@ def expect_status(call, code):
 
 @case("unary", "a unary call: message, metadata both ways, binary metadata, trailers, status")
 def _(world):
-    call = world.through().unary_unary(path("Unary"))
+    call = world.channel.unary_unary(path("Unary"))
     answer, about = call.with_call(b"hostward", timeout=SOON_S, metadata=(("x-asked", "yes"), ("x-raw-bin", b"\xff\x00")))
     equal(answer, b"drawtsoh", "the answer")
     equal(about.code(), grpc.StatusCode.OK, "status")
@@ -134,7 +122,7 @@ def _(world):
 
 @case("identity", "the origin is told who calls")
 def _(world):
-    world.through().unary_unary(path("Unary"))(b"x", timeout=SOON_S)
+    world.channel.unary_unary(path("Unary"))(b"x", timeout=SOON_S)
     seen = dict(world.server.service.seen[path("Unary")]["metadata"])
     equal(seen.get("x-client-cert-verify"), "SUCCESS", "x-client-cert-verify")
     equal(seen.get("x-client-cert-subject"), "CN=caller", "x-client-cert-subject")
@@ -148,26 +136,26 @@ def _(world):
 
 @case("empty", "an empty message")
 def _(world):
-    equal(world.through().unary_unary(path("Unary"))(b"", timeout=SOON_S), b"", "the answer")
+    equal(world.channel.unary_unary(path("Unary"))(b"", timeout=SOON_S), b"", "the answer")
 
 
 @case("large", "messages of 8 MB both ways")
 def _(world):
     message = bytes(range(256)) * 32768
-    answer = world.through().unary_unary(path("Unary"))(message, timeout=30)
+    answer = world.channel.unary_unary(path("Unary"))(message, timeout=30)
     check(answer == message[::-1], f"{len(answer)} bytes, or others")
 
 
 @case("server-streaming", "a stream of 5,000 messages from the server")
 def _(world):
-    answers = list(world.through().unary_stream(path("Count"))(b"5000", timeout=30))
+    answers = list(world.channel.unary_stream(path("Count"))(b"5000", timeout=30))
     equal(answers, [str(number).encode() for number in range(5000)], "the messages")
 
 
 @case("client-streaming", "a stream of 5,000 messages from the client")
 def _(world):
     numbers = (str(number).encode() for number in range(5000))
-    equal(world.through().stream_unary(path("Sum"))(numbers, timeout=30), b"12497500", "the sum")
+    equal(world.channel.stream_unary(path("Sum"))(numbers, timeout=30), b"12497500", "the sum")
 
 
 @case("bidirectional", "both streams at once: each message is answered before the next is sent")
@@ -184,7 +172,7 @@ def _(world):
             answered.clear()
 
     count = 0
-    for answer in world.through().stream_stream(path("Chat"))(words(), timeout=30):
+    for answer in world.channel.stream_stream(path("Chat"))(words(), timeout=30):
         equal(answer, f"WORD {count}".encode(), "an answer")
         equal(len(asked), count + 1, "messages sent by then")
         count += 1
@@ -194,9 +182,9 @@ def _(world):
 
 @case("concurrent", "a hundred calls of all kinds at once over one connection")
 def _(world):
-    waiting = [world.through().unary_unary(path("Unary")).future(b"ab", timeout=30) for _ in range(50)]
-    sums = [world.through().stream_unary(path("Sum")).future(iter([b"1"] * 100), timeout=30) for _ in range(25)]
-    counts = [world.through().unary_stream(path("Count"))(b"100", timeout=30) for _ in range(25)]
+    waiting = [world.channel.unary_unary(path("Unary")).future(b"ab", timeout=30) for _ in range(50)]
+    sums = [world.channel.stream_unary(path("Sum")).future(iter([b"1"] * 100), timeout=30) for _ in range(25)]
+    counts = [world.channel.unary_stream(path("Count"))(b"100", timeout=30) for _ in range(25)]
     check(all(each.result() == b"ba" for each in waiting), "a unary answer")
     check(all(each.result() == b"100" for each in sums), "a sum")
     check(all(len(list(each)) == 100 for each in counts), "a count")
@@ -207,7 +195,7 @@ def _(world):
     for code in grpc.StatusCode:
         if code is grpc.StatusCode.OK:
             continue
-        call = world.through().unary_unary(path("Fail"))
+        call = world.channel.unary_unary(path("Fail"))
         error = expect_status(lambda: call(code.name.encode(), timeout=SOON_S), code)
         equal(error.details(), "as asked: 100 % \u00fc", "details")
         equal(dict(error.trailing_metadata()).get("x-why"), "asked", "trailing metadata")
@@ -215,14 +203,14 @@ def _(world):
 
 @case("unimplemented", "a method the origin does not have: UNIMPLEMENTED, the origin's own")
 def _(world):
-    expect_status(lambda: world.through().unary_unary(path("Nothing"))(b"", timeout=SOON_S), grpc.StatusCode.UNIMPLEMENTED)
+    expect_status(lambda: world.channel.unary_unary(path("Nothing"))(b"", timeout=SOON_S), grpc.StatusCode.UNIMPLEMENTED)
 
 
 @case("deadline", "a deadline ends the call in time: DEADLINE_EXCEEDED, and the origin learns of it")
 def _(world):
     world.server.service.cancelled.clear()
     began = time.monotonic()
-    expect_status(lambda: world.through().unary_unary(path("Wait"))(b"", timeout=0.5), grpc.StatusCode.DEADLINE_EXCEEDED)
+    expect_status(lambda: world.channel.unary_unary(path("Wait"))(b"", timeout=0.5), grpc.StatusCode.DEADLINE_EXCEEDED)
     check(0.4 < time.monotonic() - began < 5, f"after {time.monotonic() - began:.1f} s")
     check(world.server.service.waiting.acquire(timeout=SOON_S), "the call did not arrive")
     check(world.server.service.cancelled.wait(SOON_S), "the origin does not learn of it")
@@ -230,7 +218,7 @@ def _(world):
 
 @case("deadline-passed-on", "grpc-timeout reaches the origin, not shortened")
 def _(world):
-    world.through().unary_unary(path("Unary"))(b"x", timeout=300)
+    world.channel.unary_unary(path("Unary"))(b"x", timeout=300)
     left = world.server.service.seen[path("Unary")]["time_left"]
     check(left is not None and 290 < left <= 301, f"{left} s left at the origin of 300")
 
@@ -238,7 +226,7 @@ def _(world):
 @case("cancel", "a call that is cancelled: CANCELLED, and the origin learns of it")
 def _(world):
     world.server.service.cancelled.clear()
-    call = world.through().unary_unary(path("Wait")).future(b"", timeout=30)
+    call = world.channel.unary_unary(path("Wait")).future(b"", timeout=30)
     check(world.server.service.waiting.acquire(timeout=SOON_S), "the call does not arrive")
     call.cancel()
     check(call.cancelled(), "not cancelled")
@@ -247,10 +235,10 @@ def _(world):
 
 @case("cancel-stream", "a stream that is cancelled in the middle leaves the connection's others alone")
 def _(world):
-    call = world.through().unary_stream(path("Count"))(b"1000000", timeout=30)
+    call = world.channel.unary_stream(path("Count"))(b"1000000", timeout=30)
     equal(next(call), b"0", "the first message")
     call.cancel()
-    equal(world.through().unary_unary(path("Unary"))(b"ab", timeout=SOON_S), b"ba", "the next call")
+    equal(world.channel.unary_unary(path("Unary"))(b"ab", timeout=SOON_S), b"ba", "the next call")
 
 
 @case("origin-down", "an origin that does not answer: UNAVAILABLE")
@@ -263,24 +251,23 @@ def _(world):
 def _(world):
     with channel(world, RULED) as ruled:
         expect_status(lambda: ruled.unary_unary(path("Unary"))(b"x", timeout=SOON_S), grpc.StatusCode.PERMISSION_DENIED)
-        if world.has_h2c:
-            equal(ruled.stream_unary(path("Sum"))(iter([b"1", b"2"]), timeout=SOON_S), b"3", "the sum")
+        equal(ruled.stream_unary(path("Sum"))(iter([b"1", b"2"]), timeout=SOON_S), b"3", "the sum")
 
 
 @case("origin-restarts", "an origin that goes away: UNAVAILABLE; when it is back, calls work again on the same channel", limit_s=60)
 def _(world):
     port = world.server.port
-    waiting = world.through().unary_unary(path("Wait")).future(b"", timeout=30)
+    waiting = world.channel.unary_unary(path("Wait")).future(b"", timeout=30)
     check(world.server.service.waiting.acquire(timeout=SOON_S), "the call does not arrive")
     world.server.stop()
     got = waiting.exception(timeout=SOON_S)
     check(got.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL), f"{got.code()}")
-    expect_status(lambda: world.through().unary_unary(path("Unary"))(b"x", timeout=SOON_S), grpc.StatusCode.UNAVAILABLE)
+    expect_status(lambda: world.channel.unary_unary(path("Unary"))(b"x", timeout=SOON_S), grpc.StatusCode.UNAVAILABLE)
     world.server = rpc.Server(port)
     deadline = time.monotonic() + 30
     while True:
         try:
-            equal(world.through().unary_unary(path("Unary"))(b"ab", timeout=SOON_S), b"ba", "the answer")
+            equal(world.channel.unary_unary(path("Unary"))(b"ab", timeout=SOON_S), b"ba", "the answer")
             return
         except grpc.RpcError as error:
             check(time.monotonic() < deadline, f"still {error.code()}")

@@ -18,6 +18,7 @@ use super::connection::Connection;
 use super::head::{self, Coding};
 use crate::proxy::http1::ProxyError;
 use crate::proxy::http2::head::trailers as trailer_fields;
+use crate::proxy::http2::send::poll_send;
 use crate::ring;
 
 /// How long the end of a stream whose response is whole already is waited for.
@@ -145,31 +146,10 @@ impl Stream {
         if self.ended.get() {
             return Poll::Ready(Ok(()));
         }
-        while !rest.is_empty() {
-            send.reserve_capacity(rest.len());
-            let mut room = send.capacity();
-            while room == 0 {
-                room = match ready!(send.poll_capacity(cx)) {
-                    Some(Ok(room)) => room,
-                    // The response says why, if there is one.
-                    Some(Err(_)) | None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-                };
-            }
-            let piece = rest.split_to(room.min(rest.len()));
-            let last = ends && rest.is_empty();
-            if send.send_data(piece, last).is_err() {
-                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-            }
-            if last {
-                self.ended.set(true);
-                return Poll::Ready(Ok(()));
-            }
-        }
-        if ends {
-            self.ended.set(true);
-            if send.send_data(Bytes::new(), true).is_err() {
-                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-            }
+        if !rest.is_empty() || ends {
+            // The response says why it takes no more, if there is one.
+            ready!(poll_send(send, cx, rest, ends)).map_err(|_| io::ErrorKind::BrokenPipe)?;
+            self.ended.set(ends);
         }
         Poll::Ready(Ok(()))
     }
