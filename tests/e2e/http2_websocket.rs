@@ -183,8 +183,13 @@ fn t552_only_websockets_are_opened() {
     assert_eq!(raw.answer(1), 405);
     raw.head(3, &[(":method", "CONNECT"), (":authority", "pay.acme.test:443")], false);
     assert_eq!(raw.answer(3), 405);
+    // What a WebSocket carries is no content of the request that opens it.
+    let connect = [(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "https"), (":path", "/")];
+    let sized = [&connect[..], &[(":authority", ACME), ("content-length", "5")]].concat();
+    raw.head(5, &sized, false);
+    assert_eq!(raw.answer(5), 400);
     // RFC 8441 section 4: :scheme and :path stand with :protocol, which stands with CONNECT alone.
-    let mut stream = 5;
+    let mut stream = 7;
     for fields in [
         &[(":method", "CONNECT"), (":protocol", "websocket"), (":authority", ACME)][..],
         &[(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "https"), (":path", "/")],

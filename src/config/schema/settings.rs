@@ -137,10 +137,10 @@ impl Default for Limits {
             body_bytes: None,
             // A modem of 2400 baud: nobody real is slower, and a thousand connections at this rate are one of 240 KB/s.
             min_body_rate: Some(240),
-            // What RFC 9113 section 6.5.2 recommends as the least, and peers choose (nginx 128, HAProxy and Envoy 100).
+            // RFC 9113 section 6.5.2 recommends no fewer than 100; nginx allows 128.
             http2_streams: 128,
-            // Forty megabits a second over a tenth of a second's round trip; a tenth of a megabyte more for each
-            // connection whose origin does not keep up is what peers keep, too.
+            // A stream has a quarter of it: over a round trip of 0.1 s one upload takes ten megabits a second. It is what a
+            // connection whose origins do not keep up holds in memory.
             http2_window: 512 << 10,
         }
     }

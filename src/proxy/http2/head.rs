@@ -235,7 +235,11 @@ mod tests {
         );
         let sized = parts(|b| b.method("PUT").uri("https://a.test/").header("content-length", "5"));
         assert!(text(&sized, Kind::WithBody).unwrap().ends_with("content-length: 5\r\n\r\n"));
-        let socket = parts(|b| b.method("CONNECT").uri("https://a.test/chat").header("sec-websocket-version", "13"));
+        // The key is ours, whatever the client says.
+        let socket = parts(|b| {
+            let b = b.method("CONNECT").uri("https://a.test/chat").header("sec-websocket-version", "13");
+            b.header("sec-websocket-key", "theirs").header("sec-websocket-accept", "theirs")
+        });
         assert_eq!(
             text(&socket, Kind::WebSocket { key: "abc=" }).unwrap(),
             "GET /chat HTTP/1.1\r\nHost: a.test\r\nsec-websocket-version: 13\r\nConnection: upgrade\r\n\

@@ -19,7 +19,7 @@ const HEAD_BYTES: usize = 9;
 /// What a peer may spend at once.
 ///
 /// A browser that leaves a page resets up to a hundred streams, which costs it two points each beyond what their requests
-/// brought in; 1,000 leaves room for four such pages at once, and takes a flood less than a millisecond to use up.
+/// brought in; 1,000 leaves room for four such pages at once.
 const BUDGET: u32 = 1_000;
 
 /// What it gets back for each second, whatever it does: keep-alive pings and window updates of a connection that only

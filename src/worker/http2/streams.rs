@@ -425,7 +425,7 @@ impl Served<'_> {
 /// Reads the rest of a request that has been answered, as far as it is little, and forgets it.
 ///
 /// Whoever is told to stop sending (RST_STREAM with NO_ERROR, RFC 9113 section 8.1) together with the answer may lose the
-/// answer: curl before 8 takes both at once for a failure. So a small rest is waited for, and the client of a large one
+/// answer: curl 7.88 takes both in one record for a failure. So a small rest is waited for, and the client of a large one
 /// has time to read first.
 async fn discard(stream: &Stream<'_>, framing: Framing) {
     let is_small = match framing {

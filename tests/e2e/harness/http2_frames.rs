@@ -269,6 +269,11 @@ impl Raw {
         })
     }
 
+    /// Whether a stream was reset, by what has come so far.
+    pub fn was_reset(&self, stream: u32) -> bool {
+        self.passed.iter().any(|frame| frame.kind == RST_STREAM && frame.stream == stream)
+    }
+
     /// How a request is refused: by a status, or by its stream's or the connection's error, which is 0.
     #[track_caller]
     pub fn refusal(&mut self, stream: u32) -> u16 {
